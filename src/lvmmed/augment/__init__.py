@@ -1,0 +1,1 @@
+"""Batched augmentation on the device of the batch: parameters are drawn first, then applied."""

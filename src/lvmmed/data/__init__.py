@@ -1,0 +1,1 @@
+"""From files to pixels: readers, intensity policies, the image store, labelled sets, phantoms."""

@@ -1,0 +1,1 @@
+"""Metrics and statistics on plain arrays; works without torch."""

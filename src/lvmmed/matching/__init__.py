@@ -1,0 +1,1 @@
+"""Second-order graph matching: graphs, affinities, solver, bound and its gradient."""

@@ -1,0 +1,1 @@
+"""Backbones, heads, message passing and weight files."""

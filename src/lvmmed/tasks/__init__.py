@@ -1,0 +1,1 @@
+"""Downstream tasks: models that are fine-tuned on labels."""

@@ -1,0 +1,27 @@
+"""Fixtures of the whole suite; real images are found through LVMMED_TEST_DATA."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A CPU generator with a fixed seed."""
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real image packs; skips, and says so, where it is absent."""
+    folder = os.environ.get("LVMMED_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("no real images: set LVMMED_TEST_DATA to the folder of the image packs")
+    return Path(folder)
