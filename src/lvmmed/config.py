@@ -21,7 +21,9 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 class Settings(BaseModel):
     """Base of every configuration group: frozen, and unknown fields are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+    )
 
 
 class DataConfig(Settings):
@@ -170,8 +172,7 @@ def did_you_mean(name: str, allowed: Sequence[str]) -> str:
 def parse_override(text: str) -> tuple[list[str], Any]:
     """Split `a.b=value` into its path and its YAML value.
 
-    Raises:
-        InputError: there is no "=" or the path is empty.
+    An InputError says so when there is no "=" or the path is empty.
     """
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
@@ -214,11 +215,7 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a mapping from a YAML file.
-
-    Raises:
-        InputError: the file is missing, is not YAML, or holds no mapping.
-    """
+    """Read a mapping from a YAML file; InputError if it is missing, not YAML, or no mapping."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
@@ -238,6 +235,9 @@ def validated(model: type[ModelT], values: Mapping[str, Any], *, prefix: str = "
         model: class to build.
         values: field values, possibly nested.
         prefix: where the values stand in the whole configuration, such as "method.".
+
+    Returns:
+        The checked model.
 
     Raises:
         InputError: a field is unknown (with a did-you-mean), missing or out of range.
@@ -279,6 +279,9 @@ def build_config(
     Args:
         values: groups and fields, as in a YAML file.
         methods: method name -> class of its configuration.
+
+    Returns:
+        The configuration, every field resolved.
 
     Raises:
         InputError: an unknown method, group or field, or a value out of range.

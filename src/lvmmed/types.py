@@ -39,7 +39,7 @@ INDEX_COLUMNS = (
 
 
 class InputError(ValueError):
-    """Something the user can mend: one line that names what, the value, what is allowed, the remedy.
+    """Something the user can mend: one line with what, the value got, what is allowed, the remedy.
 
     The command line prints the message and ends with exit code 2.
     """

@@ -1,0 +1,74 @@
+"""Write the reference tables of docs/reference from the code; a test checks that they agree.
+
+Run `python docs/generate.py` after a change of methods, recipes or configuration.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from lvmmed.config import DataConfig, LogConfig, ModelConfig, TrainConfig, ViewsConfig
+from lvmmed.recipes.finetuning import FinetuneSettings
+from lvmmed.recipes.pretraining_recipes import RECIPES
+from lvmmed.ssl.table import METHODS
+
+REFERENCE = Path(__file__).parent / "reference"
+GROUPS = {
+    "data": DataConfig,
+    "views": ViewsConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "log": LogConfig,
+}
+
+
+def fields_table(settings: type[BaseModel], prefix: str) -> list[str]:
+    """List the fields of a settings class as a Markdown table."""
+    lines = ["| field | default | meaning |", "|---|---|---|"]
+    for name, field in settings.model_fields.items():
+        default = "required" if field.is_required() else f"`{field.default}`"
+        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+        lines.append(f"| `{prefix}{name}` | {default} | {meaning} |")
+    return lines
+
+
+def methods_page() -> str:
+    """Methods and their configuration."""
+    lines = ["# Methods", "", "| method | idea |", "|---|---|"]
+    lines += [f"| `{name}` | {row.summary} |" for name, row in METHODS.items()]
+    for name, row in METHODS.items():
+        lines += ["", f"## {name}", "", *fields_table(row.config, "method.")]
+    return "\n".join(lines) + "\n"
+
+
+def recipes_page() -> str:
+    """Recipes and what they set."""
+    lines = ["# Recipes", "", "| recipe | what it is |", "|---|---|"]
+    lines += [f"| `{recipe.name}` | {recipe.summary} |" for recipe in RECIPES.values()]
+    lines += ["", "`lvmmed recipes show NAME` prints one with every field resolved."]
+    return "\n".join(lines) + "\n"
+
+
+def configuration_page() -> str:
+    """Groups of a pre-training run, and the settings of fine-tuning."""
+    lines = ["# Configuration", "", "Override any field with `--set group.field=value`."]
+    for name, settings in GROUPS.items():
+        lines += ["", f"## {name}", "", *fields_table(settings, f"{name}.")]
+    lines += ["", "The group `method` is listed with [the methods](methods.md)."]
+    lines += ["", "## Fine-tuning", "", "`lvmmed finetune ... --set field=value`", ""]
+    lines += fields_table(FinetuneSettings, "")
+    return "\n".join(lines) + "\n"
+
+
+def pages() -> dict[str, str]:
+    """Every generated page: file name -> text."""
+    return {
+        "methods.md": methods_page(),
+        "recipes.md": recipes_page(),
+        "configuration.md": configuration_page(),
+    }
+
+
+if __name__ == "__main__":
+    for file_name, text in pages().items():
+        (REFERENCE / file_name).write_text(text, encoding="utf-8")

@@ -1,0 +1,312 @@
+"""The command line: thin; every command calls one function and prints what it returned."""
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import lvmmed
+from lvmmed.types import InputError
+
+PLAIN_LINE_EVERY_S = 60.0
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Learn encoders of medical images without labels, and judge them. For research; not a "
+    "medical device; not for diagnosis.",
+)
+recipes_app = typer.Typer(no_args_is_help=True, help="Named, complete configurations of a run.")
+app.add_typer(recipes_app, name="recipes")
+console = Console()
+
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a field: group.field=value.")
+]
+Weights = Annotated[
+    str,
+    typer.Option("--weights", help="random, timm:NAME, a run folder, or a weight file."),
+]
+BackboneName = Annotated[
+    str | None,
+    typer.Option("--backbone", help="Name in timm; needed where the weights do not say."),
+]
+SizePx = Annotated[
+    int | None, typer.Option("--size", help="Side of the input in pixels; default: the card's.")
+]
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[Callable[..., None]]:
+    """Show `update(done, total, note)` as a bar, or as a line a minute off a terminal."""
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(label, total=1, note="")
+            yield lambda done, total, note="": bar.update(
+                task, completed=done, total=total, note=note
+            )
+        return
+    last = time.monotonic()
+
+    def plain(done: float, total: float, note: str = "") -> None:
+        nonlocal last
+        if time.monotonic() - last >= PLAIN_LINE_EVERY_S:
+            last = time.monotonic()
+            console.print(f"{label}: {done:.0f}/{total:.0f} {note}", highlight=False)
+
+    yield plain
+
+
+def _print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+@app.command()
+def demo(
+    out: OutFolder = Path("demo"),
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled images to use instead of phantoms.")
+    ] = None,
+) -> None:
+    """Walk the whole main job, small, on generated images; ends with report.html."""
+    from lvmmed.recipes.demo import run_demo
+
+    with _progress("demo") as update:
+        summary = run_demo(out, data=data, progress=update)
+    for line in summary.lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do, what is missing, and what to do about it."""
+    from lvmmed.recipes.doctor import diagnose
+
+    rows = [(f.subject, "ok" if f.is_good else "missing", f.found, f.advice) for f in diagnose()]
+    _print_table("lvmmed doctor", ("what", "", "found", "advice"), rows)
+
+
+@app.command()
+def prepare(
+    sources: Annotated[list[str], typer.Argument(help="Folders, globs, files or list files.")],
+    out: OutFolder,
+    dataset: Annotated[str | None, typer.Option(help="Name of the data set.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Modality where files do not say.")] = None,
+    size: Annotated[int, typer.Option(help="Short side of stored images, pixels.")] = 256,
+    workers: Annotated[int | None, typer.Option(help="Processes; 0 = this one.")] = None,
+) -> None:
+    """Read images of any medical format into an image store."""
+    from lvmmed.data.prepare import prepare as run
+
+    with _progress("prepare") as update:
+        summary = run(
+            sources,
+            out,
+            dataset=dataset,
+            modality=modality,
+            size=size,
+            workers=workers,
+            progress=update,
+        )
+    for line in summary.lines():
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A store, a run folder or a weight file.")],
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet (PNG) here.")] = None,
+) -> None:
+    """Say what is in a store, a run folder or a weight file."""
+    from lvmmed.recipes.inspection import inspect_path
+
+    found = inspect_path(path, sheet=sheet)
+    _print_table(found.title, ("what", "value"), found.rows)
+
+
+@app.command()
+def pretrain(
+    data: Annotated[str, typer.Option("--data", help="Folder of the image store.")],
+    out: OutFolder,
+    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a YAML file.")] = "lvm-med",
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+) -> None:
+    """Learn an encoder from unlabelled images."""
+    from lvmmed.recipes.pretraining import pretrain as run
+    from lvmmed.recipes.pretraining_recipes import resolve_config
+
+    config = resolve_config(recipe, overrides or [], store=data)
+    with _progress("pretrain") as update:
+        result = run(config, out, resume=resume, progress=update)
+    for line in result.lines():
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def probe(
+    weights: Weights,
+    data: Annotated[Path, typer.Option(help="Labelled images: class folders or a manifest.")],
+    out: OutFolder,
+    backbone: BackboneName = None,
+    size: SizePx = None,
+    overrides: Overrides = None,
+) -> None:
+    """Judge a frozen encoder: kNN and linear, selected on val, tested once."""
+    from lvmmed.recipes.probing import probe as run
+
+    with _progress("probe") as update:
+        result = run(
+            weights,
+            data,
+            out,
+            backbone=backbone,
+            size_px=size,
+            overrides=overrides or [],
+            progress=update,
+        )
+    for line in result.lines():
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def finetune(
+    task: Annotated[str, typer.Argument(help="classification")],
+    data: Annotated[Path, typer.Option(help="Labelled images: class folders or a manifest.")],
+    weights: Weights,
+    out: OutFolder,
+    backbone: BackboneName = None,
+    overrides: Overrides = None,
+) -> None:
+    """Fine-tune an encoder on labels; selected on val, tested once."""
+    from lvmmed.recipes.finetuning import finetune as run
+
+    with _progress("finetune") as update:
+        result = run(
+            task,
+            data,
+            weights,
+            out,
+            backbone=backbone,
+            overrides=overrides or [],
+            progress=update,
+        )
+    for line in result.lines():
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+) -> None:
+    """Write one self-contained HTML page about any runs."""
+    from lvmmed.report import build_report
+
+    written = build_report(runs, out, title=title)
+    console.print(f"report: {written}", highlight=False, soft_wrap=True)
+
+
+@recipes_app.command("list")
+def recipes_list() -> None:
+    """List the recipes."""
+    from lvmmed.recipes.pretraining_recipes import RECIPES
+
+    rows = [(recipe.name, recipe.summary) for recipe in RECIPES.values()]
+    _print_table("recipes", ("name", "summary"), rows)
+
+
+@recipes_app.command("show")
+def recipes_show(
+    name: Annotated[str, typer.Argument(help="Name of a recipe.")], overrides: Overrides = None
+) -> None:
+    """Print a recipe, every field resolved, as YAML."""
+    from lvmmed.recipes.pretraining_recipes import resolve_config
+
+    sys.stdout.write(resolve_config(name, overrides or [], store=None).to_yaml())
+
+
+def _version(value: bool) -> bool:
+    if value:
+        console.print(f"lvmmed {lvmmed.__version__}", highlight=False)
+        raise typer.Exit
+    return value
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    del debug, version  # --debug is read from the arguments by `main`
+
+
+def _fail(message: str, *, exit_code: int) -> int:
+    """Print one line on standard error, never a traceback."""
+    sys.stderr.write("lvmmed: " + " ".join(message.split()) + "\n")
+    return exit_code
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line and return its exit code.
+
+    Args:
+        arguments: words after the program's name.
+
+    Returns:
+        0 when it worked, 2 for what the user can mend, 130 when interrupted, 1 otherwise.
+    """
+    is_debug = "--debug" in arguments
+    words = [word for word in arguments if word != "--debug"]
+    command: Any = typer.main.get_command(app)
+    try:
+        code = command.main(args=words, prog_name="lvmmed", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except typer.Abort:
+        return _fail("interrupted", exit_code=130)
+    except typer.TyperException as error:
+        message = error.format_message()  # empty after a help page
+        return _fail(message, exit_code=2) if message else 2
+    except InputError as error:
+        if is_debug:
+            raise
+        return _fail(str(error), exit_code=2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; `pretrain --resume` goes on", exit_code=130)
+    except Exception as error:
+        if is_debug:
+            raise
+        again = shlex.join(["lvmmed", "--debug", *words])
+        text = f"internal error, please report it: {type(error).__name__}: {error}; see {again}"
+        return _fail(text, exit_code=1)
+
+
+def main() -> None:
+    """Entry point of the `lvmmed` program."""
+    sys.exit(run_command(sys.argv[1:]))

@@ -1,0 +1,250 @@
+"""Labelled image sets for classification, from class folders or from lists.
+
+Letters used in shapes:
+    n: items.
+    S: side of a square image in pixels.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from lvmmed.data.intensity import to_uint8
+from lvmmed.data.labelled_rows import (
+    LIST_NAMES,
+    Row,
+    Rows,
+    read_table,
+    rows_of_folders,
+    rows_of_list,
+)
+from lvmmed.data.labelled_splits import HELD_OUT_FRAC, absence_warnings, leak_warnings, set_aside
+from lvmmed.data.readers import file_sha256, read_records
+from lvmmed.types import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledItem:
+    """One labelled file.
+
+    Attributes:
+        path: where it lies.
+        label: name of its class.
+        split: train, val, test or test_*.
+        group: patient, or identity of the file where patients are unknown.
+    """
+
+    path: Path
+    label: str
+    split: str
+    group: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledSet:
+    """Labelled files with their splits.
+
+    Attributes:
+        root: folder of the list or of the classes.
+        items: one a file, sorted by split and path.
+        classes: names, sorted.
+        unit: what `group` identifies: "patient" when the list has a group for every file, else
+            "file" (exact copies share one).
+        num_left_out: reason, or name of an unknown split -> number of entries left out.
+        fingerprint: sha256 over names, sizes, labels, splits and groups.
+        warnings: what a reader of the figures must know: splits made here, groups in two splits.
+    """
+
+    root: Path
+    items: tuple[LabelledItem, ...]
+    classes: tuple[str, ...]
+    unit: Literal["patient", "file"]
+    num_left_out: dict[str, int]
+    fingerprint: str
+    warnings: tuple[str, ...] = ()
+
+    def split(self, name: str) -> tuple[LabelledItem, ...]:
+        """Items of one split; none for a name that does not occur."""
+        return tuple(item for item in self.items if item.split == name)
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """Names of the test splits, "test" first."""
+        names = {item.split for item in self.items} - {"train", "val"}
+        return tuple(sorted(names, key=lambda name: (name != "test", name)))
+
+
+def read_labelled(path: Path, *, seed: int = 0, label_column: str | None = None) -> LabelledSet:
+    """Read a labelled set and settle its splits.
+
+    A folder is read by its list (`LIST_NAMES`, the first there is), else as class folders. Where
+    there is no val or no test split, 15 % of train is set aside for it, by group and class;
+    splits whose groups overlap are used as they are, and `warnings` says so.
+
+    Args:
+        path: folder, or list with columns path or file, label, split, patient or group.
+        seed: start of the random choice of splits that are made here.
+        label_column: column of the classes in the list; None means `label`.
+
+    Returns:
+        The set; the same files and seed give the same set.
+
+    Raises:
+        InputError: nothing at the path, no labels, one class only, or a class missing from train.
+    """
+    found = _find_rows(path, label_column)
+    if not found.rows:
+        left_out = ", ".join(f"{num} {name}" for name, num in sorted(found.num_left_out.items()))
+        raise InputError(f"{path}: no usable entries (left out: {left_out or 'none'})")
+    rows, unit, warnings = _with_groups(found)
+    rows, new_warnings = _with_splits(rows, seed)
+    problem = _problem(rows)
+    if problem is not None:
+        raise InputError(f"{path}: {problem}")
+    rows.sort(key=lambda row: (row.split, row.file))
+    return LabelledSet(
+        root=found.root,
+        items=tuple(
+            LabelledItem(path=row.path, label=row.label, split=row.split, group=row.group)
+            for row in rows
+        ),
+        classes=tuple(sorted({row.label for row in rows})),
+        unit=unit,
+        num_left_out=dict(sorted(found.num_left_out.items())),
+        fingerprint=_fingerprint(rows),
+        warnings=(*warnings, *new_warnings, *leak_warnings(rows), *absence_warnings(rows)),
+    )
+
+
+def load_square_images(
+    items: Sequence[LabelledItem],
+    *,
+    size_px: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> UInt8[np.ndarray, "n S S 3"]:
+    """Read files, apply their default intensity policy, and stretch them to squares.
+
+    Resizing is bilinear with antialiasing. Grey is repeated to three channels. Of a file with
+    several slices or frames the middle one is taken.
+
+    Args:
+        items: what to read; nothing is kept between calls.
+        size_px: side of the squares.
+        progress: called with (items done, items in all) after each item.
+
+    Returns:
+        One square an item, in order; 3 x size_px^2 bytes each. A file that cannot be read raises
+        `ReadError`, which names it.
+    """
+    images = np.empty((len(items), size_px, size_px, 3), dtype=np.uint8)
+    for number, item in enumerate(items):
+        records = read_records(item.path)
+        pixels = to_uint8(records[len(records) // 2]).pixels
+        resized = Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.BILINEAR)
+        array = np.asarray(resized)
+        images[number] = array if array.ndim == 3 else array[..., None]
+        if progress is not None:
+            progress(number + 1, len(items))
+    return images
+
+
+def _find_rows(path: Path, label_column: str | None) -> Rows:
+    if path.is_file():
+        if path.suffix.lower() not in (".csv", ".parquet"):
+            raise InputError(f"{path}: is no list; need a .csv or .parquet file, or a folder")
+        return rows_of_list(path, label_column=label_column)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder")
+    for name in LIST_NAMES:
+        if (path / name).is_file():
+            return rows_of_list(path / name, label_column=label_column)
+    if label_column is not None:
+        raise InputError(
+            f"label_column: got {label_column!r}, but {path} has no list "
+            f"({', '.join(LIST_NAMES[::2])}); leave it out to use class folders"
+        )
+    return rows_of_folders(path)
+
+
+def _with_groups(found: Rows) -> tuple[list[Row], Literal["patient", "file"], list[str]]:
+    """Fill in missing groups by the identity of the file, and say what groups identify."""
+    blobs = _source_blobs(found.root)
+    rows = [replace(row, blob=row.blob or blobs.get(row.file, "")) for row in found.rows]
+    num_known = sum(bool(row.group) for row in rows)
+    # A list may carry the shortened identity of the source file as its group.
+    is_identity = all(row.blob and row.blob.startswith(row.group) for row in rows)
+    if num_known == len(rows):
+        return rows, "file" if is_identity else "patient", []
+    rows = [replace(row, group=row.group or row.blob or file_sha256(row.path)) for row in rows]
+    warnings = []
+    if num_known:
+        warnings.append(
+            f"patient or group known for {num_known} of {len(rows)} files: the others count as "
+            "one patient a file"
+        )
+    return rows, "file", warnings
+
+
+def _source_blobs(root: Path) -> dict[str, str]:
+    """File -> identity of its source file, where the folder has an index.csv that says so."""
+    index = root / "index.csv"
+    if not index.is_file():
+        return {}
+    columns, entries = read_table(index)
+    if not {"file", "source_blob"} <= set(columns):
+        return {}
+    return {entry["file"]: entry["source_blob"] for entry in entries}
+
+
+def _with_splits(rows: list[Row], seed: int) -> tuple[list[Row], list[str]]:
+    """Set aside the splits that are missing."""
+    splits = {row.split for row in rows}
+    has_test = any(name.startswith("test") for name in splits)
+    missing = [
+        name for name, is_there in (("test", has_test), ("val", "val" in splits)) if not is_there
+    ]
+    if not missing or "train" not in splits:
+        return rows, []
+    rows = set_aside(rows, missing, seed=seed)
+    percent = round(100 * HELD_OUT_FRAC)
+    return rows, [
+        f"no split {name}: {percent} % of train were set aside for it by group (seed {seed})"
+        for name in missing
+    ]
+
+
+def _problem(rows: Sequence[Row]) -> str | None:
+    """Say why nothing can be learnt or judged from these rows; None where all is well."""
+    labels = Counter(row.label for row in rows)
+    in_train = {row.label for row in rows if row.split == "train"}
+    if len(labels) < 2:
+        only = next(iter(labels))
+        return f"one class only ({only}, {labels[only]} files); need two or more"
+    if not in_train:
+        return "no files in split train; add them, or name a split train"
+    absent = sorted(set(labels) - in_train)
+    if absent:
+        return (
+            f"class {absent[0]!r} has {labels[absent[0]]} files but none in train; "
+            "add some to train, or leave the class out"
+        )
+    if not any(row.split == "val" for row in rows):
+        return "too few groups to set aside a split val; add groups, or give a list with splits"
+    return None
+
+
+def _fingerprint(rows: Sequence[Row]) -> str:
+    digest = hashlib.sha256()
+    for row in sorted(rows, key=lambda row: row.file):
+        size = row.path.stat().st_size
+        line = json.dumps([row.file, row.label, row.split, row.group, size])
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,213 @@
+"""How well nodes and edges of two views agree: global, local and edge affinities.
+
+All of them are cosines or means of cosines, in -1..1, computed in at least single precision. The
+cosine with a vector of length (almost) zero is 0 and has no gradient.
+
+Letters used in shapes:
+    B: graphs in the batch.
+    N: nodes of a graph.
+    F: length of a node's feature vector.
+    R: regions of a view (49 for a 7 x 7 map).
+    D: channels of the feature map.
+    k: neighbour slots of a node; Nk = N * k edge slots, edge (i, a) at index i * k + a.
+    C: nodes of view s that are handled together.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from lvmmed.matching.graph import at_least_single, gather_nodes
+from lvmmed.types import InputError
+
+CHUNK_NUMBERS = 2**24
+"""Largest number of region pairs (s-regions x t-regions over the batch) that stand in memory at
+once: 64 MiB a matrix in single precision. Some five such matrices live at a time."""
+
+SMALLEST_LENGTH = 1e-6
+"""Vectors shorter than this have no direction: their cosines are 0, without gradient."""
+
+
+def global_affinity(
+    nodes_s: Float[Tensor, "B N F"], nodes_t: Float[Tensor, "B N F"]
+) -> Float[Tensor, "B N N"]:
+    """Compare every node of view s with every node of view t by the cosine.
+
+    Source:
+        Paper section 3.2.2, c_glo.
+    """
+    with torch.autocast(nodes_s.device.type, enabled=False):
+        return unit_vectors(nodes_s) @ unit_vectors(nodes_t).transpose(1, 2)
+
+
+def edge_affinity(
+    nodes_s: Float[Tensor, "B N F"],
+    nodes_t: Float[Tensor, "B N F"],
+    neighbors_s: Int64[Tensor, "B N k"],
+    neighbors_t: Int64[Tensor, "B N k"],
+) -> Float[Tensor, "B Nk Nk"]:
+    """Compare every edge of view s with every edge of view t by the cosine of node differences.
+
+    Args:
+        nodes_s: feature vectors of view s, after message passing.
+        nodes_t: the same of view t.
+        neighbors_s: heads of the directed edges of view s, -1 where a slot is empty.
+        neighbors_t: the same of view t.
+
+    Returns:
+        cos(nodes_s[i] - nodes_s[j], nodes_t[a] - nodes_t[b]) for edges i -> j and a -> b; 0 where
+        either edge is absent (neighbour -1) or joins two nodes of equal features.
+
+    Source:
+        Paper section 3.2.3.
+    """
+    with torch.autocast(nodes_s.device.type, enabled=False):
+        return _edge_directions(nodes_s, neighbors_s) @ _edge_directions(
+            nodes_t, neighbors_t
+        ).transpose(1, 2)
+
+
+def local_affinity(
+    maps_s: Float[Tensor, "B N R D"],
+    maps_t: Float[Tensor, "B N R D"],
+    centers_s: Float[Tensor, "B N R 2"],
+    centers_t: Float[Tensor, "B N R 2"],
+    *,
+    best_frac: float = 0.4,
+    keep_all_features: bool = False,
+) -> Float[Tensor, "B N N"]:
+    """Compare the regions of every node of view s with those of every node of view t.
+
+    For one direction, from node i to node a, every region p of i gets two partners in a: m(p), the
+    region whose centre is nearest to that of p, and m'(p), the region whose raw feature vector is
+    nearest in L2 distance. Each branch keeps the round(best_frac * R) regions of the smallest
+    distance and takes the mean cosine of the pairs. The result is the mean of both branches and of
+    both directions, so it lies in -1..1 and swapping the views transposes it.
+
+    Distances only choose; the gradient flows through the cosines of the chosen pairs.
+
+    Args:
+        maps_s: raw feature vectors of the regions (no projection).
+        maps_t: the same of view t.
+        centers_s: (x, y) of the regions' centres in px of the source image.
+        centers_t: the same of view t. For two nodes of different images the coordinates are
+            compared as they are.
+        best_frac: share of the regions that a branch keeps, in 0..1; at least one is kept. Among
+            equal distances the lower index wins.
+        keep_all_features: keep all regions in the feature branch.
+
+    Returns:
+        Local affinity of every pair of nodes, in -1..1. Wrong arguments raise InputError.
+
+    Source:
+        Paper equation 2 and appendix A. Equation 3 adds both directions and both branches; we take
+        their means, as appendix A does for the branches. The share 0.4 is 20 of 49 regions.
+    """
+    _check_local(maps_s, maps_t, centers_s, centers_t, best_frac)
+    num_graphs, num_nodes, num_regions, _ = maps_s.shape
+    num_best = max(1, round(best_frac * num_regions))
+    num_best_features = num_regions if keep_all_features else num_best
+    chunk = max(1, CHUNK_NUMBERS // max(1, num_graphs * num_nodes * num_regions**2))
+    with torch.autocast(maps_s.device.type, enabled=False):
+        unit_s, unit_t = unit_vectors(maps_s), unit_vectors(maps_t)
+        lengths_s, lengths_t = _lengths(maps_s), _lengths(maps_t)
+        rows = []
+        for start in range(0, num_nodes, chunk):
+            part = slice(start, start + chunk)
+            cosine = torch.einsum("bcpd,bnqd->bcpnq", unit_s[:, part], unit_t)
+            with torch.no_grad():
+                far = _squared_distances(centers_s[:, part], centers_t)
+                unlike = _squared_feature_distances(cosine, lengths_s[:, part], lengths_t)
+            rows.append(
+                0.5 * _both_directions(cosine, far, num_best)
+                + 0.5 * _both_directions(cosine, unlike, num_best_features)
+            )
+        return torch.cat(rows, 1)
+
+
+def unit_vectors(vectors: Float[Tensor, "... F"]) -> Float[Tensor, "... F"]:
+    """Scale vectors to length 1 in at least single precision; (almost) zero vectors become 0.
+
+    A plain division by max(length, eps) has a gradient of 1 / eps at 0, which one pair of equal
+    nodes would blow up.
+    """
+    vectors = at_least_single(vectors)
+    length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    is_short = length < SMALLEST_LENGTH
+    factor: Float[Tensor, "... 1"] = torch.where(
+        is_short, 0.0, 1.0 / length.masked_fill(is_short, 1.0)
+    )
+    return vectors * factor
+
+
+def _edge_directions(
+    nodes: Float[Tensor, "B N F"], neighbors: Int64[Tensor, "B N k"]
+) -> Float[Tensor, "B Nk F"]:
+    heads = gather_nodes(nodes, neighbors)
+    direction = unit_vectors(nodes.unsqueeze(2) - heads)
+    absent: Bool[Tensor, "B N k 1"] = (neighbors < 0).unsqueeze(-1)
+    return direction.masked_fill(absent, 0.0).flatten(1, 2)
+
+
+def _both_directions(
+    cosine: Float[Tensor, "B C R N R"], distance: Float[Tensor, "B C R N R"], num_best: int
+) -> Float[Tensor, "B C N"]:
+    """Mean cosine of the best region pairs from s to t and from t to s, averaged."""
+    forward = _best_pairs(cosine, distance, num_best)
+    backward = _best_pairs(cosine.transpose(2, 4), distance.transpose(2, 4), num_best)
+    return 0.5 * (forward + backward)
+
+
+def _best_pairs(
+    cosine: Float[Tensor, "B C R N R"], distance: Float[Tensor, "B C R N R"], num_best: int
+) -> Float[Tensor, "B C N"]:
+    """Mean cosine over the `num_best` regions (dim 2) that have the nearest partner (dim 4)."""
+    with torch.no_grad():
+        partner = distance.argmin(-1, keepdim=True)
+        nearest = torch.gather(distance, -1, partner)
+    paired = torch.gather(cosine, -1, partner).squeeze(-1)  # [B, C, R, N]
+    if num_best == cosine.shape[2]:
+        return paired.mean(2)
+    kept = torch.argsort(nearest.squeeze(-1), dim=2, stable=True)[:, :, :num_best]
+    return torch.gather(paired, 2, kept).mean(2)
+
+
+def _squared_distances(
+    centers_s: Float[Tensor, "B C R 2"], centers_t: Float[Tensor, "B N R 2"]
+) -> Float[Tensor, "B C R N R"]:
+    x_s, y_s = centers_s[:, :, :, None, None].unbind(-1)
+    x_t, y_t = centers_t[:, None, None].unbind(-1)
+    return (x_s - x_t).square_().add_((y_s - y_t).square_())
+
+
+def _squared_feature_distances(
+    cosine: Float[Tensor, "B C R N R"],
+    lengths_s: Float[Tensor, "B C R"],
+    lengths_t: Float[Tensor, "B N R"],
+) -> Float[Tensor, "B C R N R"]:
+    """|x - y|^2 = |x|^2 + |y|^2 - 2 |x| |y| cos(x, y): no R x R x D differences are built."""
+    length_s = lengths_s[:, :, :, None, None]
+    length_t = lengths_t[:, None, None]
+    product = (cosine.detach() * length_s).mul_(length_t).mul_(-2.0)
+    return product.add_(length_s.square()).add_(length_t.square())
+
+
+@torch.no_grad()
+def _lengths(maps: Float[Tensor, "B N R D"]) -> Float[Tensor, "B N R"]:
+    lengths: Float[Tensor, "B N R"] = torch.linalg.vector_norm(at_least_single(maps), dim=-1)
+    return lengths
+
+
+def _check_local(
+    maps_s: Tensor, maps_t: Tensor, centers_s: Tensor, centers_t: Tensor, best_frac: float
+) -> None:
+    if not 0 <= best_frac <= 1:
+        raise InputError(f"best_frac: got {best_frac}, need a share in 0..1")
+    if maps_t.shape != maps_s.shape:
+        raise InputError(
+            f"maps_t: shape {tuple(maps_t.shape)}, need that of maps_s, {tuple(maps_s.shape)}"
+        )
+    for name, centers in (("centers_s", centers_s), ("centers_t", centers_t)):
+        if centers.shape != (*maps_s.shape[:3], 2):
+            need = (*tuple(maps_s.shape[:3]), 2)
+            raise InputError(f"{name}: shape {tuple(centers.shape)}, need {need}")

@@ -1,0 +1,295 @@
+"""Probes of a frozen encoder: features once, then kNN and a linear classifier.
+
+Everything that is chosen (k, the strength of regularisation) is chosen on the validation split by
+balanced accuracy; the classifier that is tested is the one fitted on the training split alone,
+never on training and validation together, so that numbers of different probes stay comparable.
+
+Letters used in shapes:
+    n, m, v: training, test and validation cases.
+    D: width of the features.
+    S: side of an image in pixels.
+    c: classes.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, UInt8
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from lvmmed.augment.views import encoder_input
+from lvmmed.evaluation.classification import classification_scores
+from lvmmed.models.backbones import Backbone
+from lvmmed.types import InputError
+
+KNN_CHOICES = (1, 5, 10, 20)
+KNN_TEMPERATURE = 0.07
+REGULARISATION_CHOICES = tuple(10.0 ** (e / 2) for e in range(-10, 3))
+"""Values of C (inverse strength) for standardised features, from 1e-5 (strong) to 10 (weak)."""
+
+MAX_SOLVER_STEPS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A fitted probe.
+
+    Attributes:
+        predict: features [m, D] -> probabilities [m, c]; classes absent from training get 0.
+        chosen: value of k or C taken, on the validation split.
+        val_score: balanced accuracy on the validation split at that value.
+        num_unconverged: fits that ran into the step limit (linear only).
+    """
+
+    predict: Callable[[np.ndarray], np.ndarray]
+    chosen: float
+    val_score: float
+    num_unconverged: int = 0
+
+
+@torch.inference_mode()
+def extract_features(
+    backbone: Backbone,
+    images: UInt8[np.ndarray, "n S S 3"],
+    *,
+    batch_size: int = 128,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Float32[np.ndarray, "n D"]:
+    """Run a frozen encoder over images, without augmentation.
+
+    The encoder is put in evaluation mode, so batch statistics are neither used nor updated and an
+    image's features do not depend on its batch (up to float rounding); its mode is restored.
+
+    Args:
+        backbone: encoder; moved to the device.
+        images: squares as `load_square_images` returns them.
+        batch_size: images at once.
+        device: where to run.
+        progress: called with (images done, images).
+
+    Returns:
+        Pooled features.
+
+    Raises:
+        InputError: a feature is not finite.
+    """
+    modes = {name: module.training for name, module in backbone.named_modules()}
+    backbone.to(device).eval()
+    parts = [np.empty((0, backbone.width), dtype=np.float32)]
+    for start in range(0, len(images), batch_size):
+        batch = encoder_input(
+            images[start : start + batch_size], backbone.mean, backbone.std, device=device
+        )
+        parts.append(backbone(batch).pooled.float().cpu().numpy())
+        if progress is not None:
+            progress(min(start + batch_size, len(images)), len(images))
+    for name, module in backbone.named_modules():
+        module.training = modes[name]
+    features = np.concatenate(parts)
+    num_broken = int((~np.isfinite(features)).any(axis=1).sum())
+    if num_broken:
+        raise InputError(
+            f"features: {num_broken} of {len(images)} images give NaN or infinity; "
+            "the encoder's weights are broken, take an earlier checkpoint"
+        )
+    return features
+
+
+def cosine_similarity(
+    queries: Float[np.ndarray, "m D"], references: Float[np.ndarray, "n D"]
+) -> Float[np.ndarray, "m n"]:
+    """Cosines of all pairs; a zero vector has cosine 0 with everything."""
+    cosines: np.ndarray = _unit(queries) @ _unit(references).T
+    return cosines
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(length == 0, 1, length)
+
+
+def nearest(similarity: Float[np.ndarray, "m n"], k: int) -> Int[np.ndarray, "m k"]:
+    """Columns of the k largest values of each row, largest first, ties by column."""
+    return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+
+
+def knn_probabilities(
+    train: Float[np.ndarray, "n D"],
+    train_labels: Int[np.ndarray, " n"],
+    queries: Float[np.ndarray, "m D"],
+    *,
+    k: int,
+    num_classes: int,
+) -> Float[np.ndarray, "m c"]:
+    """Vote of the k nearest training cases, each with weight exp(cosine / 0.07).
+
+    Args:
+        train: features of the training cases.
+        train_labels: their classes.
+        queries: features to classify.
+        k: neighbours; with fewer training cases all of them vote.
+        num_classes: columns of the result.
+
+    Returns:
+        Share of the votes for each class.
+
+    Source:
+        Wu et al. 2018 (arXiv 1805.01978), section 3.4: weighted kNN, temperature 0.07.
+    """
+    similarity = cosine_similarity(queries, train)
+    neighbors = nearest(similarity, k)
+    strength = np.take_along_axis(similarity, neighbors, axis=1).astype(np.float64)
+    votes = np.exp((strength - strength[:, :1]) / KNN_TEMPERATURE)
+    is_class = train_labels[neighbors][:, :, None] == np.arange(num_classes)
+    totals = (votes[:, :, None] * is_class).sum(axis=1)
+    shares: np.ndarray = totals / totals.sum(axis=1, keepdims=True)
+    return shares
+
+
+def fit_knn(
+    train: Float[np.ndarray, "n D"],
+    train_labels: Int[np.ndarray, " n"],
+    val: Float[np.ndarray, "v D"],
+    val_labels: Int[np.ndarray, " v"],
+    *,
+    num_classes: int,
+    choices: Sequence[int] = KNN_CHOICES,
+) -> Fitted:
+    """Choose k on the validation split.
+
+    Args:
+        train: training features.
+        train_labels: their classes.
+        val: validation features.
+        val_labels: their classes.
+        num_classes: classes of the task.
+        choices: values of k; those above the number of training cases are left out, except the
+            smallest.
+
+    Returns:
+        The probe at the k of best balanced accuracy, at a tie the smallest.
+    """
+    allowed = [k for k in sorted(choices) if k <= len(train)] or [min(choices)]
+
+    def predictor(k: int) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda queries: knn_probabilities(
+            train, train_labels, queries, k=k, num_classes=num_classes
+        )
+
+    scored = {k: _val_score(predictor(k)(val), val_labels) for k in allowed}
+    best = max(allowed, key=lambda k: scored[k])
+    return Fitted(predict=predictor(best), chosen=float(best), val_score=scored[best])
+
+
+def linear_probe(
+    train: Float[np.ndarray, "n D"],
+    train_labels: Int[np.ndarray, " n"],
+    val: Float[np.ndarray, "v D"],
+    val_labels: Int[np.ndarray, " v"],
+    *,
+    num_classes: int,
+    choices: Sequence[float] = REGULARISATION_CHOICES,
+) -> Fitted:
+    """Multinomial logistic regression on features standardised by the training statistics.
+
+    Args:
+        train: training features.
+        train_labels: their classes, at least two.
+        val: validation features.
+        val_labels: their classes.
+        num_classes: classes of the task.
+        choices: values of C, the inverse strength of the L2 penalty.
+
+    Returns:
+        The fit on the training cases at the C of best balanced accuracy on the validation cases,
+        at a tie the strongest regularisation.
+
+    Raises:
+        InputError: the training cases are of one class.
+    """
+    present = np.unique(train_labels)
+    if len(present) < 2:
+        raise InputError(
+            f"train: {len(train_labels)} cases of one class only; a probe needs two or more classes"
+        )
+    scaler = StandardScaler().fit(train.astype(np.float64))
+    scaled, scaled_val = scaler.transform(train), scaler.transform(val)
+    model = LogisticRegression(max_iter=MAX_SOLVER_STEPS, warm_start=True)
+    best: tuple[float, float, np.ndarray, np.ndarray] | None = None
+    num_unconverged = 0
+    for strength in sorted(choices):
+        model.set_params(C=strength)
+        num_unconverged += not _fit_quietly(model, scaled, train_labels)
+        predicted = _spread(model.predict_proba(scaled_val), present, num_classes)
+        score = _val_score(predicted, val_labels)
+        if best is None or score > best[1]:
+            best = (strength, score, model.coef_.copy(), model.intercept_.copy())
+    assert best is not None
+    model.coef_, model.intercept_ = best[2], best[3]
+
+    def predict(queries: np.ndarray) -> np.ndarray:
+        return _spread(model.predict_proba(scaler.transform(queries)), present, num_classes)
+
+    return Fitted(
+        predict=predict, chosen=best[0], val_score=best[1], num_unconverged=num_unconverged
+    )
+
+
+def _fit_quietly(
+    model: LogisticRegression, features: np.ndarray, labels: Int[np.ndarray, " n"]
+) -> bool:
+    """Fit, and say whether the solver converged instead of warning."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(features, labels)
+    for warning in caught:
+        if not issubclass(warning.category, ConvergenceWarning):
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    return not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+
+
+def _spread(
+    probabilities: np.ndarray, present: Int[np.ndarray, " p"], num_classes: int
+) -> Float[np.ndarray, "m c"]:
+    """Put the columns of the classes that were present at their places; zeros elsewhere."""
+    wide = np.zeros((len(probabilities), num_classes))
+    wide[:, present] = probabilities
+    return wide
+
+
+def _val_score(probabilities: np.ndarray, labels: Int[np.ndarray, " v"]) -> float:
+    return classification_scores(probabilities, labels)["balanced_accuracy"]
+
+
+def few_shot_subset(
+    labels: Int[np.ndarray, " n"], *, frac: float, generator: np.random.Generator
+) -> Int[np.ndarray, " m"]:
+    """Draw the same share of every class, at least one case each.
+
+    Subsets of one seed are nested: a smaller fraction is contained in a larger one.
+
+    Args:
+        labels: class of every training case.
+        frac: share to keep, above 0 and at most 1.
+        generator: source of randomness; in the same state for nested subsets.
+
+    Returns:
+        Positions of the chosen cases, ascending.
+    """
+    chosen = []
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        chosen.append(members[: max(1, round(frac * len(members)))])
+    return np.sort(np.concatenate(chosen))
+
+
+PROBES: Mapping[str, Callable[..., Fitted]] = {"knn": fit_knn, "linear": linear_probe}
+"""Probes that every run makes."""

@@ -1,0 +1,172 @@
+"""Which images a step sees, and having them in memory before they are needed."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from lvmmed import distributed
+from lvmmed.augment.views import ImageBatch, pad_images
+from lvmmed.config import DataConfig
+from lvmmed.data.sampling import BatchSampler
+from lvmmed.data.store import Store
+from lvmmed.types import InputError
+
+COMPOSITION_COLUMNS = {"dataset": "dataset", "volume": "volume_key"}
+"""data.composition -> column of the store that the images of a graph share."""
+NUM_AHEAD = 2
+"""Steps whose images are loaded ahead."""
+
+
+def owners(store: Store) -> list[str]:
+    """Name who each image belongs to: its patient, else its volume, else its very pixels."""
+    columns = [store.column(name) for name in ("patient_key", "volume_key", "pixel_hash")]
+    names = ("patient", "volume", "pixels")
+    result: list[str] = []
+    for keys in zip(*columns, strict=True):
+        known = [f"{name} {key}" for name, key in zip(names, keys, strict=True) if key]
+        result.append(known[0] if known else f"image {len(result)}")
+    return result
+
+
+def load_images(store: Store, indices: Sequence[int]) -> ImageBatch:
+    """Read some images of a store into one padded batch on the processor."""
+    return pad_images([store.image(int(index)) for index in indices])
+
+
+def make_sampler(
+    store: Store,
+    rows: Int64[np.ndarray, " train"],
+    *,
+    data: DataConfig,
+    batch_size: int,
+    graph_size: int,
+    seed: int,
+) -> BatchSampler:
+    """Build the sampler over the training images.
+
+    Args:
+        store: where the images are.
+        rows: indices of the training images.
+        data: balance and composition.
+        batch_size: images a step over all ranks.
+        graph_size: images of a graph, 1 for methods without graphs.
+        seed: of the run.
+
+    Returns:
+        A sampler whose indices count within `rows`.
+
+    Raises:
+        InputError: fewer images than a batch, a batch that ranks or graphs do not divide, or a
+            composition asked of a method without graphs.
+    """
+    num_ranks = distributed.world_size()
+    if len(rows) < batch_size:
+        raise InputError(
+            f"train.batch_size: got {batch_size}, but the store has {len(rows)} images to "
+            "train on; lower it with --set train.batch_size=..., or prepare more images"
+        )
+    if num_ranks > 1 and batch_size % (num_ranks * graph_size):
+        raise InputError(
+            f"train.batch_size: got {batch_size}, need a multiple of {num_ranks * graph_size} "
+            f"({num_ranks} processes x graphs of {graph_size})"
+        )
+    if data.composition != "mixed" and graph_size == 1:
+        raise InputError(
+            f"data.composition: got {data.composition!r}, but the method has no graphs; "
+            "leave it at 'mixed'"
+        )
+    is_mixed = data.composition == "mixed"
+    groups = None if data.balance == "none" else _column(store, data.balance, rows)
+    blocks = None if is_mixed else _column(store, COMPOSITION_COLUMNS[data.composition], rows)
+    return BatchSampler(
+        len(rows),
+        batch_size=batch_size,
+        seed=seed,
+        groups=groups,
+        blocks=blocks,
+        block_size=0 if is_mixed else graph_size,
+    )
+
+
+def _column(store: Store, name: str, rows: Int64[np.ndarray, " train"]) -> list[str | None]:
+    values = store.column(name)
+    return [None if values[row] is None else str(values[row]) for row in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """The images of one step.
+
+    Attributes:
+        sizes: (height, width) in pixels of all images of the step, over all ranks.
+        batch: this rank's images, on the processor.
+        wait_s: seconds until they were there.
+    """
+
+    sizes: Int64[Tensor, "G 2"]
+    batch: ImageBatch
+    wait_s: float
+
+
+class ImageFeed:
+    """Loads this rank's images of coming steps in a thread; use it in a `with` block.
+
+    What a step sees depends on its number only, never on the timing of the thread.
+    """
+
+    def __init__(
+        self, store: Store, rows: Int64[np.ndarray, " train"], sampler: BatchSampler
+    ) -> None:
+        self._store = store
+        self._rows = rows
+        self._sampler = sampler
+        sides = [store.column(name) for name in ("height_px", "width_px")]
+        self._sizes = torch.tensor(np.array(sides, dtype=np.int64).T)
+        self._coming: dict[int, Future[tuple[np.ndarray, ImageBatch]]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="images")
+
+    def __enter__(self) -> "ImageFeed":
+        """Start; nothing is loaded until the first `get`."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drop what was loaded ahead and end the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def get(self, step: int, *, num_steps: int) -> Draw:
+        """Hand out the images of a step and start on those that follow.
+
+        Args:
+            step: number of the step.
+            num_steps: length of the run; nothing is loaded beyond it.
+
+        Returns:
+            The images; an error of the loading thread is raised here.
+        """
+        started = time.perf_counter()
+        for coming in range(step, min(step + 1 + NUM_AHEAD, max(num_steps, step + 1))):
+            if coming not in self._coming:
+                self._coming[coming] = self._thread.submit(self._load, coming)
+        indices, batch = self._coming.pop(step).result()
+        return Draw(
+            sizes=self._sizes[torch.from_numpy(indices)],
+            batch=batch,
+            wait_s=time.perf_counter() - started,
+        )
+
+    def _load(self, step: int) -> tuple[np.ndarray, ImageBatch]:
+        indices = self._rows[self._sampler.batch(step)]
+        own = indices[distributed.local_slice(len(indices))]
+        return indices, load_images(self._store, own.tolist())

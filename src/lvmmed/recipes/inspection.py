@@ -1,0 +1,117 @@
+"""What is in a store, a run folder or a weight file, in a few rows."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lvmmed.data.intensity import parse_policy
+from lvmmed.data.sheet import store_sheet
+from lvmmed.data.store import Store
+from lvmmed.engine.run_folder import RunFolder
+from lvmmed.models.weights import load_encoder
+from lvmmed.types import Card, InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        title: what the path is.
+        rows: (what, value) pairs to show.
+    """
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
+
+
+def inspect_path(path: Path, *, sheet: Path | None = None) -> Inspection:
+    """Describe a store, a run folder or a weight file.
+
+    Args:
+        path: folder or file.
+        sheet: where to write a contact sheet (PNG); stores only.
+
+    Returns:
+        What was found, ready to show.
+
+    Raises:
+        InputError: nothing there, not one of the three, or a sheet is asked of something else.
+    """
+    if (path / "store.json").is_file() or (path / ".parts").is_dir():
+        store = Store.open(path)
+        if sheet is not None:
+            store_sheet(store, sheet)
+        return _store(store)
+    if sheet is not None:
+        raise InputError(f"--sheet: {path} is no image store; only a store has a contact sheet")
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if path.is_dir():
+        return _run(RunFolder.open(path))
+    loaded = load_encoder(str(path))
+    num_parameters = sum(p.numel() for p in loaded.backbone.parameters())
+    rows = [*_card(loaded.card), ("parameters", f"{num_parameters:,}")]
+    return Inspection(title=f"weights {path}", rows=tuple(rows))
+
+
+def _store(store: Store) -> Inspection:
+    rows = [
+        ("images", str(len(store))),
+        ("short side", f"{store.meta['size']} px"),
+        ("fingerprint", store.fingerprint[:16]),
+        ("damaged files", ", ".join(store.verify()) or "none"),
+    ]
+    for column in ("dataset", "modality", "organ"):
+        rows.append((column, _counted(store.column(column))))
+    policies = [parse_policy(text).kind for text in store.column("intensity")]
+    rows.append(("intensity", _counted(policies)))
+    patients = {key for key in store.column("patient_key") if key}
+    rows.append(("patients", str(len(patients)) if patients else "unknown"))
+    return Inspection(title=f"image store {store.path}", rows=tuple(rows))
+
+
+def _counted(values: Sequence[str | None], *, most: int = 12) -> str:
+    counts = Counter(value or "unknown" for value in values).most_common()
+    text = ", ".join(f"{name} {count}" for name, count in counts[:most])
+    return text + (f" and {len(counts) - most} more" if len(counts) > most else "")
+
+
+def _run(folder: RunFolder) -> Inspection:
+    if not folder.is_finished:
+        state = f"not finished; {len(folder.rows())} rows of metrics"
+        return Inspection(title=f"run {folder.path}", rows=(("state", state),))
+    result = folder.read_json("result.json")
+    rows = [
+        (name, str(result.get(name)))
+        for name in ("task", "data", "weights", "recipe", "method", "seeds", "device")
+        if result.get(name) is not None
+    ]
+    for split, metrics in result.get("metrics", {}).items():
+        rows += [(f"{split} {name}", _figure(value)) for name, value in metrics.items()]
+    rows += [("warning", text) for text in result.get("warnings", [])]
+    return Inspection(title=f"run {folder.path}", rows=tuple(rows))
+
+
+def _figure(value: dict[str, object]) -> str:
+    mean, interval = value.get("mean"), value.get("ci95")
+    text = f"{mean:.4g}" if isinstance(mean, float | int) else str(mean)
+    if isinstance(interval, list) and all(isinstance(end, float | int) for end in interval):
+        text += f" ({interval[0]:.4g} to {interval[1]:.4g})"
+    return text
+
+
+def _card(card: Card) -> list[tuple[str, str]]:
+    return [
+        ("backbone", card.backbone),
+        ("features", str(card.width)),
+        ("input", f"{card.input_size} px"),
+        ("method", str(card.method)),
+        ("recipe", str(card.recipe)),
+        ("step", str(card.step)),
+        ("derived from", card.derived_from),
+        ("intensity", json.dumps(dict(card.intensity_policies))),
+        ("data sets", ", ".join(card.datasets) or "unknown"),
+    ]

@@ -1,0 +1,371 @@
+"""Pre-training: a store of unlabelled images in, a run folder with an encoder out."""
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lvmmed import distributed
+from lvmmed.config import RunConfig
+from lvmmed.data.store import Store
+from lvmmed.engine.device import choose_device, determinism
+from lvmmed.engine.environment import code_version, device_name, environment, typed_command
+from lvmmed.engine.loop import Hooks, train
+from lvmmed.engine.run_folder import RESULT, RunFolder
+from lvmmed.models.cards import lineage
+from lvmmed.models.weights import save_encoder
+from lvmmed.recipes.image_feed import ImageFeed, load_images, make_sampler, owners
+from lvmmed.recipes.monitoring import HoldOut, Monitor, alarms, choose_held_out
+from lvmmed.recipes.pretraining_recipes import RECIPES, Recipe, resolve_config
+from lvmmed.recipes.pretraining_samples import collect_samples
+from lvmmed.recipes.pretraining_step import Learner, TrainingStep
+from lvmmed.ssl.lvm_med import LvmMedConfig
+from lvmmed.types import FORMAT_VERSION, Card, InputError
+
+__all__ = ["RECIPES", "PretrainResult", "Recipe", "pretrain", "resolve_config"]
+
+MAY_DIFFER = ("data.store", "train.device", "log.samples")
+"""Fields that may change when a run is resumed; the store is known by its content instead."""
+SAMPLES = "samples.npz"
+TAIL_FRAC = 0.1
+"""Share of the run, at its end, over which figures of batches are averaged."""
+
+Progress = Callable[[float, float, str], None]
+"""Takes (steps done, steps in all, a note for the user)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainResult:
+    """What a run of pre-training came to.
+
+    Attributes:
+        folder: the run folder.
+        values: content of result.json.
+        was_finished: True when the run had been finished before and nothing was done.
+    """
+
+    folder: Path
+    values: Mapping[str, Any]
+    was_finished: bool = False
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Alarms of the run, in words."""
+        return tuple(self.values.get("warnings", ()))
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Final figures by name, of batches and of watched images."""
+        parts = self.values.get("metrics", {}).values()
+        return {name: entry["mean"] for part in parts for name, entry in part.items()}
+
+    def lines(self) -> list[str]:
+        """Say what happened, for the command line."""
+        head = "this run was finished before, nothing was done; " if self.was_finished else ""
+        shown = ", ".join(
+            f"{name} {value:.3g}" for name, value in self.figures.items() if value is not None
+        )
+        return [
+            f"{head}encoder of {self.values.get('num_steps')} steps, "
+            f"{self.values.get('wall_s', 0.0):.0f} s on {self.values.get('device')}: {self.folder}",
+            shown,
+            *(f"warning: {text}" for text in self.warnings),
+            f"next: lvmmed probe --weights {self.folder} --data DIR --out RUN",
+        ]
+
+
+def pretrain(
+    config: RunConfig, out: Path, *, resume: bool = False, progress: Progress | None = None
+) -> PretrainResult:
+    """Learn an encoder from the unlabelled images of a store.
+
+    Everything the user may have got wrong is checked before the folder is made. Under torchrun
+    every process calls this; the first one writes.
+
+    Args:
+        config: as `resolve_config` gives it.
+        out: run folder to write.
+        resume: go on from the last checkpoint; on a processor the result is bit for bit that of a
+            run that never stopped.
+        progress: told of every step.
+
+    Returns:
+        Final figures and alarms; what they are is written to result.json as well.
+
+    Raises:
+        InputError: no store, an occupied folder, a run of other settings, fewer images than a
+            batch, and whatever else the user can mend.
+    """
+    if config.data.store is None:
+        raise InputError("data.store: missing; name an image store with --data")
+    wanted = choose_device(config.train.device)
+    with distributed.session(str(wanted)) as device, determinism(config.train.deterministic):
+        folder = _existing_run(config, out) if resume else None
+        if folder is not None and folder.is_finished:
+            values = folder.read_json(RESULT)
+            return PretrainResult(folder=out, values=values, was_finished=True)
+        if folder is None:
+            RunFolder.refuse_occupied(out)
+        store = Store.open(Path(config.data.store))
+        if folder is not None:
+            _refuse_other_images(folder, store)
+        held_out = choose_held_out(owners(store))
+        sampler = make_sampler(
+            store,
+            held_out.train,
+            data=config.data,
+            batch_size=config.train.batch_size,
+            graph_size=graph_size(config) or 1,
+            seed=config.train.seed,
+        )
+        learner = Learner(config, device)
+        if folder is None:
+            folder = _new_run(config, out, store=store, learner=learner)
+        num_steps = run_length(config, steps_per_epoch=sampler.steps_per_epoch)
+        with ImageFeed(store, held_out.train, sampler) as feed:
+            run = _Run(config, folder, learner, store, held_out, num_steps)
+            run.train(feed, progress)
+            return run.finish()
+
+
+def graph_size(config: RunConfig) -> int | None:
+    """Images of a graph, None for methods without graphs."""
+    return config.method.graph_size if isinstance(config.method, LvmMedConfig) else None
+
+
+def run_length(config: RunConfig, *, steps_per_epoch: int) -> int:
+    """Length of a run in steps; a part of an epoch is rounded, to one step at least."""
+    if config.train.steps is not None:
+        return config.train.steps
+    return max(1, round((config.train.epochs or 0.0) * steps_per_epoch))
+
+
+def _existing_run(config: RunConfig, out: Path) -> RunFolder:
+    folder = RunFolder.open(out)
+    folder.refuse_other_config(config.model_dump(mode="json"), ignored=MAY_DIFFER)
+    return folder
+
+
+def _refuse_other_images(folder: RunFolder, store: Store) -> None:
+    known = folder.read_json("environment.json").get("data_fingerprint")
+    if known != store.fingerprint:
+        raise InputError(
+            f"{folder.path}: its run saw other images than {store.path} holds (fingerprints "
+            "differ); resume with the same --data, or give another folder with --out"
+        )
+
+
+def _new_run(config: RunConfig, out: Path, *, store: Store, learner: Learner) -> RunFolder:
+    facts = {
+        **environment(learner.device),
+        "data_fingerprint": store.fingerprint,
+        "command": typed_command(),
+    }
+    distributed.barrier()  # nobody looks at the folder any more
+    if distributed.is_main():
+        RunFolder.create(out, config_yaml=config.to_yaml(), environment=facts)
+    distributed.barrier()
+    return RunFolder.open(out)
+
+
+class _Run:
+    """A run under way: rows, alarms, checkpoints and results around the loop."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        learner: Learner,
+        store: Store,
+        held_out: HoldOut,
+        num_steps: int,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.learner = learner
+        self.store = store
+        self.held_out = held_out
+        self.num_steps = num_steps
+        self.first_step = 0
+        self.wall_s = 0.0
+        self.started_s = time.perf_counter()
+        self.monitor: Monitor | None = None
+        if distributed.is_main():
+            batch = load_images(store, held_out.watched.tolist()).to(learner.device)
+            self.monitor = Monitor(batch, learner.backbone, config.views)
+        self._take_up()
+        self.rows = folder.rows()
+        self.alarmed = {kind for row in self.rows for kind in row.get("alarms", ())}
+
+    def _take_up(self) -> None:
+        """Go back to the last checkpoint, if there is one, and drop the rows written after it."""
+        found = self.folder.latest_checkpoint()
+        if found is not None:
+            self.first_step, state = found
+            self.wall_s = state["wall_s"]
+            self.learner.load_state(state)
+        distributed.barrier()
+        if distributed.is_main():
+            self.folder.forget_rows_from(self.first_step)
+        distributed.barrier()
+
+    def elapsed_s(self) -> float:
+        """Seconds of this run, those before a resume included."""
+        return float(self.wall_s + time.perf_counter() - self.started_s)
+
+    def train(self, feed: ImageFeed, progress: Progress | None) -> None:
+        """Take the steps that are left."""
+        step_function = TrainingStep(
+            self.learner, feed, self.monitor, config=self.config, num_steps=self.num_steps
+        )
+        hooks = Hooks(
+            on_row=self.log,
+            after_step=self.learner.method.after_step,
+            save=self.save,
+            progress=_told(progress),
+        )
+        train(
+            step_function,
+            self.learner.optimizer,
+            config=self.config.train,
+            num_steps=self.num_steps,
+            log_every=self.config.log.every,
+            first_step=self.first_step,
+            hooks=hooks,
+        )
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Write a row, with the alarms that it raises for the first time."""
+        if not distributed.is_main():
+            return
+        found = alarms(
+            row,
+            self.rows[0] if self.rows else row,
+            width=self.learner.backbone.width,
+            graph_size=graph_size(self.config),
+            is_last=row["step"] == self.num_steps - 1,
+        )
+        new = {kind: text for kind, text in found.items() if kind not in self.alarmed}
+        self.alarmed |= set(new)
+        if new:
+            row = {**row, "alarms": list(new), "warnings": list(new.values())}
+        self.rows.append(dict(row))
+        self.folder.log(row)
+
+    def save(self, num_done: int) -> None:
+        """Write a checkpoint."""
+        if distributed.is_main():
+            state = {**self.learner.state(), "wall_s": self.elapsed_s()}
+            self.folder.save_checkpoint(num_done, state)
+
+    def finish(self) -> PretrainResult:
+        """Write samples, encoder, card and, last, the result."""
+        chosen = self.held_out.watched
+        samples = collect_samples(
+            self.learner, self.store, chosen.tolist(), config=self.config, step=self.num_steps
+        )
+        values: dict[str, Any] = {}
+        if distributed.is_main():
+            if samples:
+                self.folder.write_arrays(SAMPLES, samples)
+            card = save_encoder(self.learner.backbone, self.folder.path, self.card())
+            values = self.result(card)
+            self.folder.write_json(RESULT, values)
+        distributed.barrier()
+        if not values:
+            values = self.folder.read_json(RESULT)
+        return PretrainResult(folder=self.folder.path, values=values)
+
+    def card(self) -> Card:
+        """Describe the encoder: what it has seen and where it comes from."""
+        names = self.store.column("dataset")
+        counts = Counter(str(names[row]) for row in self.held_out.train)
+        seen = {
+            name: {"licence": None, "num_images": count} for name, count in sorted(counts.items())
+        }
+        start = self.learner.start
+        return dataclasses.replace(
+            start,
+            intensity_policies=dict(self.store.meta["intensity_policies"]),
+            datasets={**start.datasets, **seen},
+            audit=None,
+            recipe=self.config.recipe,
+            method=self.config.method.name,
+            step=self.num_steps,
+            sha256=None,
+            code_version=code_version(),
+            derived_from=lineage(start),
+        )
+
+    def result(self, card: Card) -> dict[str, Any]:
+        """Put together what result.json says."""
+        assert self.monitor is not None
+        with self.learner.arithmetic():
+            watched = self.monitor.measure(self.learner.backbone)
+        name = "held_out" if self.held_out.is_held_out else "watched"
+        num_cases = {"train": len(self.held_out.train), name: len(self.held_out.watched)}
+        return {
+            "format_version": FORMAT_VERSION,
+            "task": "pretrain",
+            "data": self.config.data.store,
+            "weights": self.config.model.weights,
+            "recipe": self.config.recipe,
+            "method": self.config.method.name,
+            "backbone": card.backbone,
+            "seeds": [self.config.train.seed],
+            "selected_on": None,
+            "metrics": {
+                "train": _entries(tail_means(self.rows, num_steps=self.num_steps)),
+                name: _entries(watched),
+            },
+            "num_cases": num_cases,
+            "num_steps": self.num_steps,
+            "encoder_sha256": card.sha256,
+            "warnings": [text for row in self.rows for text in row.get("warnings", ())],
+            "command": typed_command(),
+            "wall_s": self.elapsed_s(),
+            "device": device_name(self.learner.device),
+            "data_fingerprint": self.store.fingerprint,
+        }
+
+
+def tail_means(rows: list[dict[str, Any]], *, num_steps: int) -> dict[str, float]:
+    """Mean of loss, speed and accuracies over the rows of the last tenth of the run.
+
+    Args:
+        rows: all rows of the run.
+        num_steps: its length.
+
+    Returns:
+        Figures by name; a name that no row of the tail has is absent.
+    """
+    tail = [row for row in rows if row["step"] >= (1 - TAIL_FRAC) * num_steps] or rows[-1:]
+    result: dict[str, float] = {}
+    for name in dict.fromkeys(key for row in tail for key in row):
+        if name == "loss" or name == "images_per_s" or "accuracy" in name:
+            values = [row[name] for row in tail if row.get(name) is not None]
+            if values:
+                result[name] = sum(values) / len(values)
+    return result
+
+
+def _entries(figures: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """Put figures of one seed into the form of result.json; one seed has no interval."""
+    return {
+        name: {"mean": value, "ci95": None, "per_seed": [value]} for name, value in figures.items()
+    }
+
+
+def _told(progress: Progress | None) -> Callable[[int, int, float, float, float], None]:
+    """Turn the figures of the loop into a note for the user, on the first rank only."""
+
+    def tell(done: int, total: int, images_per_s: float, remaining_s: float, loss: float) -> None:
+        if progress is not None and distributed.is_main():
+            speed = "" if images_per_s != images_per_s else f"{images_per_s:.0f} images/s, "
+            left = "" if remaining_s != remaining_s else f"{remaining_s:.0f} s left, "
+            progress(done, total, f"{speed}{left}loss {loss:.4g}")
+
+    return tell

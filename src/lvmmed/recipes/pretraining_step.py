@@ -1,0 +1,168 @@
+"""One step of pre-training: images to views to features to loss, and the state behind it."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lvmmed import distributed
+from lvmmed.augment.views import ImageBatch, Views, apply_views, draw_views
+from lvmmed.config import RunConfig
+from lvmmed.engine.batch_norm import share_batch_norm
+from lvmmed.engine.device import uses_bf16
+from lvmmed.engine.loop import StepResult, is_logged, step_generator
+from lvmmed.engine.optim import build_optimizer
+from lvmmed.models.backbones import Backbone, Features
+from lvmmed.models.weights import load_encoder
+from lvmmed.recipes.image_feed import ImageFeed
+from lvmmed.recipes.monitoring import Monitor, monitor_interval
+from lvmmed.ssl.method import LossOutput, Method
+from lvmmed.ssl.table import METHODS
+from lvmmed.types import Card
+
+
+class Learner:
+    """Encoder, method and optimiser of a run; computes losses and carries the training state.
+
+    `start` is the card of the weights that training starts from. The encoder lies channels last in
+    memory, which is what convolutions are fastest with on processors and GPUs.
+    """
+
+    def __init__(self, config: RunConfig, device: torch.device) -> None:
+        loaded = load_encoder(
+            config.model.weights,
+            backbone=config.model.backbone,
+            size_px=config.views.size,
+            seed=config.train.seed,
+        )
+        generator = step_generator(config.train.seed, 0, "heads")
+        method = METHODS[config.method.name].build(config.method, loaded.backbone.width, generator)
+        self._model = nn.ModuleDict({"backbone": loaded.backbone, "method": method})
+        if distributed.world_size() > 1:
+            share_batch_norm(self._model)
+        self._model.to(device).to(memory_format=torch.channels_last).train()
+        self.backbone: Backbone = loaded.backbone
+        self.method: Method = method
+        self.start: Card = loaded.card
+        self.device = device
+        self.optimizer = build_optimizer(self._model, config.train)
+        self._config = config
+        self._is_bf16 = uses_bf16(config.train.precision, device)
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        """Autocast of the encoder: bf16 where the run uses it."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._is_bf16)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on as if nothing had happened."""
+        return {"model": self._model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self._model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(dict(state["optimizer"]))
+
+    def two_views(
+        self, batch: ImageBatch, *, sizes: Tensor, own: slice, step: int, stream: str
+    ) -> list[Views]:
+        """Make two views of this rank's images.
+
+        Args:
+            batch: this rank's images.
+            sizes: (height, width) of the images of all ranks, so that a view does not depend on
+                their number.
+            own: rows of `sizes` that are this rank's images.
+            step: number of the step.
+            stream: random stream to draw from.
+
+        Returns:
+            First and second view, on the device.
+        """
+        generator = step_generator(self._config.train.seed, step, stream)
+        batch = batch.to(self.device)
+        drawn = [
+            draw_views(sizes, self._config.views, generator=generator)[own].to(self.device)
+            for _ in range(2)
+        ]
+        backbone = self.backbone
+        return [
+            apply_views(
+                batch, one, settings=self._config.views, mean=backbone.mean, std=backbone.std
+            )
+            for one in drawn
+        ]
+
+    def encode(self, views: list[Views]) -> list[Features]:
+        """Encode all views in one call, so that batch normalisation sees them together."""
+        images: Float[Tensor, "V 3 S S"] = torch.cat([view.images for view in views])
+        images = images.contiguous(memory_format=torch.channels_last)
+        with self.arithmetic():
+            features = self.backbone(images)
+        lengths = [len(view) for view in views]
+        maps = torch.split(features.map, lengths)
+        pooled = torch.split(features.pooled, lengths)
+        return [Features(map=m, pooled=p) for m, p in zip(maps, pooled, strict=True)]
+
+
+class TrainingStep:
+    """What the loop calls: step number -> loss, and figures on steps that are logged."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        feed: ImageFeed,
+        monitor: Monitor | None,
+        *,
+        config: RunConfig,
+        num_steps: int,
+    ) -> None:
+        self._learner = learner
+        self._feed = feed
+        self._monitor = monitor
+        self._config = config
+        self._num_steps = num_steps
+
+    def __call__(self, step: int) -> StepResult:
+        """Compute the loss of a step."""
+        learner, seed = self._learner, self._config.train.seed
+        draw = self._feed.get(step, num_steps=self._num_steps)
+        own = distributed.local_slice(len(draw.sizes))
+        views = learner.two_views(draw.batch, sizes=draw.sizes, own=own, step=step, stream="views")
+        features = learner.encode(views)
+        output = learner.method.training_loss(
+            views, features, step=step, generator=step_generator(seed, step, "method")
+        )
+        every = self._config.log.every
+        figures: dict[str, float] = {}
+        if is_logged(step, num_steps=self._num_steps, every=every):
+            figures = self._figures(views, features, output, step=step)
+        return StepResult(
+            loss=output.total,
+            num_images=len(draw.sizes),
+            data_wait_s=draw.wait_s,
+            metrics=figures,
+        )
+
+    def _figures(
+        self, views: list[Views], features: list[Features], output: LossOutput, *, step: int
+    ) -> dict[str, float]:
+        """Figures of the method, averaged over ranks, and of the monitor when it is due."""
+        generator = step_generator(self._config.train.seed, step, "diagnostics")
+        figures = self._learner.method.diagnostics(views, features, step=step, generator=generator)
+        figures = {**figures, **{name: float(value) for name, value in output.metrics.items()}}
+        figures = mean_over_ranks(figures, self._learner.device)
+        interval = monitor_interval(self._num_steps, log_every=self._config.log.every)
+        is_due = step % interval == 0 or step == self._num_steps - 1
+        if self._monitor is not None and is_due:
+            with self._learner.arithmetic():
+                figures.update(self._monitor.measure(self._learner.backbone))
+        return figures
+
+
+def mean_over_ranks(figures: Mapping[str, float], device: torch.device) -> dict[str, float]:
+    """Average figures that every rank has under the same names, by way of its device."""
+    values = torch.tensor(list(figures.values()), dtype=torch.float64, device=device)
+    return dict(zip(figures, distributed.all_reduce_mean(values).tolist(), strict=True))

@@ -1,0 +1,1 @@
+"""Self-supervised methods, one file each, listed in `lvmmed.ssl.table`."""

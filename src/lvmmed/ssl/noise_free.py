@@ -1,0 +1,141 @@
+"""Matchings without noise and margin: what the figures of graph matching are measured on.
+
+Letters used in shapes:
+    G: graphs.
+    N: nodes of a graph.
+    K: neighbours of a node.
+    E: edges of a graph, N * K.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from lvmmed.matching.graph import Problem
+from lvmmed.matching.solver import solve
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatchedGraphs:
+    """Noise-free matchings of a batch, on the CPU.
+
+    Attributes:
+        permutation: node of the second view that each node of the first is matched to.
+        permutation_first_order: the same without edge terms.
+        neighbors_s: graph of the first view, -1 where there is no edge.
+        neighbors_t: graph of the second view.
+        mask: which nodes are real; a last graph may be short.
+    """
+
+    permutation: Int64[Tensor, "G N"]
+    permutation_first_order: Int64[Tensor, "G N"]
+    neighbors_s: Int64[Tensor, "G N K"]
+    neighbors_t: Int64[Tensor, "G N K"]
+    mask: Bool[Tensor, "G N"]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of real nodes that are matched with themselves."""
+        return _share_right(self.permutation, self.mask)
+
+    @property
+    def accuracy_first_order(self) -> float:
+        """The same without edge terms."""
+        return _share_right(self.permutation_first_order, self.mask)
+
+
+@torch.no_grad()
+def solve_noise_free(problem: Problem, *, restarts: int, iterations: int) -> MatchedGraphs:
+    """Solve a batch of problems with and without their edges, without favour to the truth.
+
+    The true matching is the identity, which a solver may well prefer among equals: encoders that
+    have collapsed would seem perfect. So the nodes of the second view are shuffled before solving
+    and put back after, by a fixed shuffle: equal affinities give chance.
+
+    Args:
+        problem: affinities may hold nan, which counts as 0.
+        restarts: of the solver.
+        iterations: of the solver.
+
+    Returns:
+        Matchings on the CPU.
+    """
+    order = _fixed_shuffle(problem)
+    shuffled = _shuffle_second_view(problem, order)
+    first_order = replace(
+        shuffled,
+        edge_affinity=shuffled.edge_affinity[:, :0, :0],
+        neighbors_s=shuffled.neighbors_s[:, :, :0],
+        neighbors_t=shuffled.neighbors_t[:, :, :0],
+    )
+    permutations = [
+        order.gather(1, _solve(one, restarts=restarts, iterations=iterations)).cpu()
+        for one in (shuffled, first_order)
+    ]
+    everything = torch.ones(order.shape, dtype=torch.bool)
+    return MatchedGraphs(
+        permutation=permutations[0],
+        permutation_first_order=permutations[1],
+        neighbors_s=problem.neighbors_s.cpu(),
+        neighbors_t=problem.neighbors_t.cpu(),
+        mask=everything if problem.mask is None else problem.mask.cpu(),
+    )
+
+
+def affinity_std(problem: Problem) -> float:
+    """Standard deviation of the node affinities over pairs of real nodes."""
+    affinity = problem.vertex_affinity.detach()
+    if problem.mask is None:
+        return float(affinity.std())
+    pairs = problem.mask.unsqueeze(2) & problem.mask.unsqueeze(1)
+    return float(affinity[pairs].std())
+
+
+def _solve(problem: Problem, *, restarts: int, iterations: int) -> Int64[Tensor, "G N"]:
+    return solve(
+        torch.nan_to_num(problem.vertex_affinity),
+        torch.nan_to_num(problem.edge_affinity),
+        problem.neighbors_s,
+        problem.neighbors_t,
+        mask=problem.mask,
+        restarts=restarts,
+        iterations=iterations,
+    ).permutation
+
+
+def _fixed_shuffle(problem: Problem) -> Int64[Tensor, "G N"]:
+    """Old index of the node at each new place; padded nodes stay where they are, at the end."""
+    shape = problem.vertex_affinity.shape[:2]
+    keys = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    if problem.mask is not None:
+        keys = keys.masked_fill(~problem.mask.cpu(), 2.0)
+    return keys.argsort(dim=1, stable=True).to(problem.vertex_affinity.device)
+
+
+def _shuffle_second_view(problem: Problem, order: Int64[Tensor, "G N"]) -> Problem:
+    num_graphs, num_nodes, k = problem.neighbors_t.shape
+    new_place = order.argsort(dim=1)
+    rows = order.unsqueeze(2).expand(-1, -1, k)
+    heads = problem.neighbors_t.gather(1, rows)
+    named = new_place.unsqueeze(1).expand(-1, num_nodes, -1).gather(2, heads.clamp(min=0))
+    # edge (i, a) stands at index i * K + a
+    edges = (order.unsqueeze(2) * k + torch.arange(k, device=order.device)).flatten(1)
+    return replace(
+        problem,
+        vertex_affinity=_take_columns(problem.vertex_affinity, order),
+        edge_affinity=_take_columns(problem.edge_affinity, edges),
+        neighbors_t=torch.where(heads < 0, heads, named).view(num_graphs, num_nodes, k),
+    )
+
+
+def _take_columns(
+    affinity: Float[Tensor, "G M M"], columns: Int64[Tensor, "G M"]
+) -> Float[Tensor, "G M M"]:
+    return affinity.gather(2, columns.unsqueeze(1).expand_as(affinity))
+
+
+def _share_right(permutation: Int64[Tensor, "G N"], mask: Bool[Tensor, "G N"]) -> float:
+    is_right = permutation == torch.arange(permutation.shape[1])
+    return float(is_right[mask].float().mean())

@@ -1,0 +1,179 @@
+"""Expected values are counts and set relations worked out by hand or with a plain loop."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lvmmed.data.sampling import BatchSampler
+from lvmmed.types import InputError
+
+SIZES = st.tuples(st.integers(1, 90), st.integers(0, 200)).map(lambda t: (t[0], t[0] + t[1]))
+
+
+def stream(sampler: BatchSampler, num_batches: int) -> list[int]:
+    return [int(i) for step in range(num_batches) for i in sampler.batch(step)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=SIZES, seed=st.integers(0, 2**40))
+def test_every_epoch_is_a_permutation_and_no_batch_repeats_an_image(sizes, seed):
+    batch_size, num_images = sizes
+    sampler = BatchSampler(num_images, batch_size=batch_size, seed=seed)
+    num_batches = 5 * num_images // batch_size + 1
+    drawn = stream(sampler, num_batches)
+    for epoch in range(5):
+        part = drawn[epoch * num_images : (epoch + 1) * num_images]
+        assert sorted(part) == list(range(num_images))
+    for step in range(num_batches):
+        assert len(set(sampler.batch(step).tolist())) == batch_size
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=SIZES, seed=st.integers(0, 99), steps=st.lists(st.integers(0, 60), min_size=1, max_size=8)
+)
+def test_a_batch_depends_on_seed_and_step_only(sizes, seed, steps):
+    batch_size, num_images = sizes
+    labels = [str(i % 3) for i in range(num_images)]
+    for extra in ({}, {"groups": labels}):
+        used = BatchSampler(num_images, batch_size=batch_size, seed=seed, **extra)
+        for step in steps:
+            fresh = BatchSampler(num_images, batch_size=batch_size, seed=seed, **extra)
+            batch = used.batch(step)
+            assert batch.dtype == np.int64
+            np.testing.assert_array_equal(batch, fresh.batch(step))
+
+
+def test_seeds_and_epochs_differ():
+    first, second = (BatchSampler(100, batch_size=100, seed=seed) for seed in (0, 1))
+    assert first.batch(0).tolist() != second.batch(0).tolist()
+    assert first.batch(0).tolist() != first.batch(1).tolist()
+    assert first.batch(0).tolist() != list(range(100))
+
+
+def test_the_first_image_of_an_epoch_is_uniform():
+    # 4000 epochs of 8 images: 500 each by symmetry; 5 sigma of a binomial is 105.
+    sampler = BatchSampler(8, batch_size=8, seed=3)
+    counts = Counter(int(sampler.batch(step)[0]) for step in range(4000))
+    assert all(abs(counts[i] - 500) < 105 for i in range(8))
+
+
+@pytest.mark.parametrize(("num_images", "steps"), [(100, 4), (96, 3), (32, 1), (33, 2)])
+def test_steps_per_epoch_rounds_up(num_images, steps):
+    assert BatchSampler(num_images, batch_size=32, seed=0).steps_per_epoch == steps
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=2, max_size=5),
+    batch_size=st.integers(2, 30),
+    seed=st.integers(0, 99),
+)
+def test_groups_are_drawn_equally_often_and_each_without_replacement(sizes, batch_size, seed):
+    groups = [f"g{g}" for g, size in enumerate(sizes) for _ in range(size)]
+    if len(groups) < batch_size:
+        return
+    sampler = BatchSampler(len(groups), batch_size=batch_size, seed=seed, groups=groups)
+    drawn = stream(sampler, 40)
+    for stop in range(1, len(drawn), 7):
+        counts = Counter(groups[i] for i in drawn[:stop])
+        values = [counts[f"g{g}"] for g in range(len(sizes))]
+        assert max(values) - min(values) <= 1
+    for g, size in enumerate(sizes):
+        own = [i for i in drawn if groups[i] == f"g{g}"]
+        for start in range(0, len(own) - size + 1, size):
+            assert len(set(own[start : start + size])) == size
+
+
+def test_a_large_group_does_not_repeat_an_image_in_a_batch():
+    groups = ["a"] * 60 + ["b"] * 300
+    sampler = BatchSampler(360, batch_size=40, seed=0, groups=groups)
+    for step in range(60):
+        assert len(set(sampler.batch(step).tolist())) == 40
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    block_size=st.integers(2, 8),
+    seed=st.integers(0, 99),
+)
+def test_blocks_share_a_value_and_no_image_is_dropped(sizes, block_size, seed):
+    blocks = [f"v{v}" for v, size in enumerate(sizes) for _ in range(size)]
+    num_images = len(blocks)
+    if num_images < block_size:
+        return
+    sampler = BatchSampler(
+        num_images, batch_size=block_size, seed=seed, blocks=blocks, block_size=block_size
+    )
+    small = {f"v{v}" for v, size in enumerate(sizes) if size < block_size}
+    assert sampler.num_merged == sum(size for size in sizes if size < block_size)
+    # By hand: ceil(size / block) blocks a large value, ceil(all small / block) merged ones.
+    num_blocks = sum(-(-size // block_size) for size in sizes if size >= block_size)
+    num_blocks += -(-sampler.num_merged // block_size)
+    assert sampler.steps_per_epoch == num_blocks
+    for epoch in range(2):
+        seen: set[int] = set()
+        num_mixed = 0
+        for step in range(epoch * num_blocks, (epoch + 1) * num_blocks):
+            images = sampler.batch(step).tolist()
+            assert len(set(images)) == block_size
+            values = {blocks[i] for i in images}
+            num_mixed += bool(values & small)
+            assert len(values) == 1 or values & small
+            seen |= set(images)
+        assert seen == set(range(num_images))
+        assert num_mixed <= -(-sampler.num_merged // block_size)
+
+
+def test_block_order_is_shuffled_and_differs_between_epochs():
+    blocks = [f"v{i // 8}" for i in range(80)]
+    sampler = BatchSampler(80, batch_size=80, seed=0, blocks=blocks, block_size=8)
+    first, second = ([blocks[i] for i in sampler.batch(step)[::8]] for step in (0, 1))
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
+def test_blocks_with_groups_share_both_values():
+    groups = ["CT"] * 64 + ["MRI"] * 16
+    blocks = [f"v{i % 4}" for i in range(80)]
+    sampler = BatchSampler(80, batch_size=16, seed=0, groups=groups, blocks=blocks, block_size=4)
+    for step in range(12):
+        quads = sampler.batch(step).reshape(-1, 4).tolist()
+        for quad in quads:
+            assert len({(groups[i], blocks[i]) for i in quad}) == 1
+        assert Counter(groups[quad[0]] for quad in quads) == {"CT": 2, "MRI": 2}
+
+
+def test_missing_values_are_a_value_of_their_own():
+    blocks = [None] * 8 + [""] * 8
+    sampler = BatchSampler(16, batch_size=8, seed=0, blocks=blocks, block_size=8)
+    for step in range(4):
+        assert len({blocks[i] is None for i in sampler.batch(step)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 64}, r"got 64, but there are only 10 images; set train.batch_size to at"),
+        ({"batch_size": 0}, r"batch_size: got 0, need at least 1"),
+        ({"batch_size": 4, "groups": ["a"]}, r"groups: got 1 values, need one for each of 10"),
+        ({"batch_size": 4, "blocks": ["a"] * 10, "block_size": 1}, r"block_size: got 1"),
+        ({"batch_size": 4, "block_size": 2}, r"block_size: got 2 without blocks"),
+        (
+            {"batch_size": 9, "blocks": ["a"] * 10, "block_size": 4},
+            r"got 9, need a multiple of the block of 4 images; set train.batch_size to 8",
+        ),
+    ],
+)
+def test_impossible_sizes_are_refused_with_the_remedy(arguments, message):
+    with pytest.raises(InputError, match=message):
+        BatchSampler(10, seed=0, **arguments)
+
+
+def test_negative_steps_are_refused():
+    with pytest.raises(ValueError, match="step: got -1"):
+        BatchSampler(10, batch_size=2, seed=0).batch(-1)

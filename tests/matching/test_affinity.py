@@ -1,0 +1,171 @@
+import math
+
+import pytest
+import torch
+from reference import local_affinity as slow
+
+from lvmmed.matching import affinity
+from lvmmed.matching.affinity import edge_affinity, global_affinity, local_affinity, unit_vectors
+from lvmmed.types import InputError
+
+
+def draw_views(generator, *, num_graphs=2, num_nodes=3, num_regions=4, dim=5, dtype=torch.float64):
+    shape = (num_graphs, num_nodes, num_regions)
+    maps = [torch.randn(*shape, dim, generator=generator, dtype=dtype) for _ in range(2)]
+    centers = [100 * torch.rand(*shape, 2, generator=generator, dtype=dtype) for _ in range(2)]
+    return (*maps, *centers)
+
+
+def slow_local(views, num_best, num_best_features):
+    graphs = [
+        slow.local_affinity(
+            *(part[graph].tolist() for part in views),
+            num_best=num_best,
+            num_best_features=num_best_features,
+        )
+        for graph in range(views[0].shape[0])
+    ]
+    return torch.tensor(graphs, dtype=torch.float64)
+
+
+def test_global_affinity_is_the_cosine_by_hand():
+    nodes_s = torch.tensor([[[3.0, 0.0], [0.0, 0.0]]])
+    nodes_t = torch.tensor([[[1.0, 1.0], [-2.0, 0.0]]])
+    expected = torch.tensor([[[math.sqrt(0.5), -1.0], [0.0, 0.0]]])
+    torch.testing.assert_close(global_affinity(nodes_s, nodes_t), expected)
+
+
+def test_edge_affinity_is_the_cosine_of_differences_by_hand():
+    nodes_s = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
+    nodes_t = torch.tensor([[[0.0, 0.0], [2.0, 2.0], [0.0, 0.0]]])
+    neighbors_s = torch.tensor([[[1], [2], [-1]]])  # differences (-1, 0), (1, -1), none
+    neighbors_t = torch.tensor([[[1], [0], [0]]])  # (-2, -2), (2, 2), (0, 0): no direction
+    found = edge_affinity(nodes_s, nodes_t, neighbors_s, neighbors_t)
+    half = math.sqrt(0.5)
+    expected = torch.tensor([[[half, -half, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    torch.testing.assert_close(found, expected)
+
+
+def test_edge_affinity_orders_edges_by_node_then_slot(generator):
+    nodes = [torch.randn(1, 4, 3, generator=generator, dtype=torch.float64) for _ in range(2)]
+    neighbors = torch.tensor([[[1, 2], [3, 0], [0, 1], [2, 1]]])
+    found = edge_affinity(nodes[0], nodes[1], neighbors, neighbors)
+    i, a, c, b = 1, 0, 3, 1
+    ends = neighbors[0, i, a], neighbors[0, c, b]
+    difference_s = nodes[0][0, i] - nodes[0][0, ends[0]]
+    difference_t = nodes[1][0, c] - nodes[1][0, ends[1]]
+    expected = torch.cosine_similarity(difference_s, difference_t, dim=0)
+    torch.testing.assert_close(found[0, i * 2 + a, c * 2 + b], expected)
+
+
+def test_edge_affinity_without_slots_is_empty():
+    none = torch.zeros(2, 3, 0, dtype=torch.int64)
+    assert edge_affinity(torch.rand(2, 3, 4), torch.rand(2, 3, 4), none, none).shape == (2, 0, 0)
+
+
+def test_equal_nodes_give_finite_gradients():
+    nodes = torch.ones(1, 3, 2, requires_grad=True)
+    neighbors = torch.tensor([[[1], [2], [0]]])
+    edge_affinity(nodes, nodes, neighbors, neighbors).sum().backward()
+    assert torch.equal(nodes.grad, torch.zeros_like(nodes))
+
+
+@pytest.mark.parametrize("keep_all", [False, True])
+@pytest.mark.parametrize(("num_regions", "num_best"), [(4, 2), (9, 4), (49, 20)])
+def test_local_affinity_equals_the_loop(generator, num_regions, num_best, keep_all):
+    views = draw_views(generator, num_graphs=1, num_nodes=2, num_regions=num_regions)
+    found = local_affinity(*views, keep_all_features=keep_all)
+    expected = slow_local(views, num_best, num_regions if keep_all else num_best)
+    torch.testing.assert_close(found, expected)
+
+
+def test_local_affinity_breaks_ties_of_location_by_index(generator):
+    views = list(draw_views(generator, num_regions=9))
+    # integer centres on a 3 x 3 grid, one view a whole step aside: many equal distances
+    grid = torch.cartesian_prod(torch.arange(3.0), torch.arange(3.0)).double()
+    views[2] = grid.expand(2, 3, 9, 2)
+    views[3] = (grid + torch.tensor([1.0, 0.0])).expand(2, 3, 9, 2)
+    torch.testing.assert_close(local_affinity(*views), slow_local(views, 4, 4))
+
+
+def test_local_affinity_takes_the_nearest_raw_feature_not_the_most_parallel():
+    # region 0 of s is (1, 0); in t (10, 0) is parallel but (1, 0.5) is nearer in L2
+    maps_s = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]])
+    maps_t = torch.tensor([[[[10.0, 0.0], [1.0, 0.5]]]])
+    centers = torch.zeros(1, 1, 2, 2)
+    found = local_affinity(maps_s, maps_t, centers, centers, best_frac=0.5)
+    # forward: location 1 (index 0: parallel), feature 1 / sqrt(1.25)
+    # backward: location 1, feature: the nearer pair is kept, 1 / sqrt(1.25)
+    feature = 1 / math.sqrt(1.25)
+    torch.testing.assert_close(found, torch.tensor([[[(1 + feature) / 2]]]))
+
+
+def test_local_affinity_of_a_view_with_itself_is_one(generator):
+    maps, _, centers, _ = draw_views(generator)
+    found = local_affinity(maps, maps, centers, centers)
+    torch.testing.assert_close(found.diagonal(dim1=1, dim2=2), torch.ones(2, 3).double())
+    assert (found <= 1 + 1e-12).all()
+
+
+def test_swapping_the_views_transposes_the_local_affinity(generator):
+    maps_s, maps_t, centers_s, centers_t = draw_views(generator)
+    there = local_affinity(maps_s, maps_t, centers_s, centers_t)
+    back = local_affinity(maps_t, maps_s, centers_t, centers_s)
+    torch.testing.assert_close(there, back.transpose(1, 2))
+
+
+def test_chunks_do_not_change_the_local_affinity(generator, monkeypatch):
+    views = draw_views(generator, num_nodes=5)
+    whole = local_affinity(*views)
+    monkeypatch.setattr(affinity, "CHUNK_NUMBERS", 2 * 5 * 4**2 * 2)  # two nodes at a time
+    torch.testing.assert_close(local_affinity(*views), whole)
+    monkeypatch.setattr(affinity, "CHUNK_NUMBERS", 1)
+    torch.testing.assert_close(local_affinity(*views), whole)
+
+
+def test_gradient_flows_through_the_selected_cosines_only(generator):
+    views = draw_views(generator, num_graphs=1, num_nodes=1, num_regions=4)
+    maps = [view.clone().requires_grad_() for view in views[:2]]
+    # far apart: all distances tell regions apart, a small step changes no choice
+    assert torch.autograd.gradcheck(lambda s, t: local_affinity(s, t, *views[2:]), maps)
+    centers = views[2].clone().requires_grad_()
+    found = local_affinity(maps[0], maps[1], centers, views[3])
+    assert torch.autograd.grad(found.sum(), centers, allow_unused=True)[0] is None
+
+
+def test_local_affinity_uses_single_precision_under_autocast(generator):
+    views = draw_views(generator, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = local_affinity(*views)
+        coarse = global_affinity(views[0][:, :, 0], views[1][:, :, 0])
+    assert found.dtype == coarse.dtype == torch.float32
+    assert torch.equal(found, local_affinity(*views))
+
+
+def test_unit_vectors_have_length_one_or_zero():
+    vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-9, 0.0]])
+    assert unit_vectors(vectors).tolist() == [
+        [pytest.approx(0.6), pytest.approx(0.8)],
+        [0, 0],
+        [0, 0],
+    ]
+    assert unit_vectors(vectors.half()).dtype == torch.float32
+
+
+def test_local_affinity_refuses_wrong_arguments(generator):
+    maps_s, maps_t, centers_s, centers_t = draw_views(generator)
+    with pytest.raises(InputError, match=r"best_frac: got 1\.5"):
+        local_affinity(maps_s, maps_t, centers_s, centers_t, best_frac=1.5)
+    with pytest.raises(InputError, match="centers_t: shape"):
+        affinity._check_local(maps_s, maps_t, centers_s, centers_t[:, :2], 0.4)
+    with pytest.raises(InputError, match="maps_t: shape"):
+        affinity._check_local(maps_s, maps_t[:, :2], centers_s, centers_t, 0.4)
+
+
+def test_local_affinity_of_a_training_step_on_cpu_stays_small(generator):
+    # 8 graphs of 16, a 2 x 2 map of 512 channels: 64 * 64 region pairs a graph, 128 KiB in all
+    maps = torch.randn(8, 16, 4, 512, generator=generator)
+    centers = torch.rand(8, 16, 4, 2, generator=generator)
+    found = local_affinity(maps, maps, centers, centers)
+    assert found.shape == (8, 16, 16)
+    assert torch.isfinite(found).all()

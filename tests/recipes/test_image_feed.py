@@ -1,0 +1,86 @@
+"""What a step sees depends on its number only."""
+
+import numpy as np
+import pytest
+import torch
+from reference.tiny_store import write_tiny_store
+
+from lvmmed import distributed
+from lvmmed.config import DataConfig
+from lvmmed.data.store import Store
+from lvmmed.recipes.image_feed import ImageFeed, load_images, make_sampler, owners
+from lvmmed.types import InputError
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_tiny_store(tmp_path_factory.mktemp("feed") / "store")
+
+
+ROWS = np.arange(4, 24)
+
+
+def sampler_of(store, *, batch_size=8, graph_size=4, **data):
+    return make_sampler(
+        store,
+        ROWS,
+        data=DataConfig(**data),
+        batch_size=batch_size,
+        graph_size=graph_size,
+        seed=0,
+    )
+
+
+def test_images_are_those_of_the_sampler_in_any_order_of_steps(store):
+    sampler = sampler_of(store)
+    with ImageFeed(store, ROWS, sampler) as feed:
+        for step in (0, 1, 5, 2):
+            draw = feed.get(step, num_steps=6)
+            expected = ROWS[sampler.batch(step)].tolist()
+            torch.testing.assert_close(draw.batch.pixels, load_images(store, expected).pixels)
+            assert draw.sizes.tolist() == store.sizes()[expected].tolist()
+            assert draw.wait_s >= 0
+
+
+def test_a_rank_gets_its_own_images_and_all_sizes(store, monkeypatch):
+    sampler = sampler_of(store)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    with ImageFeed(store, ROWS, sampler) as feed:
+        draw = feed.get(0, num_steps=1)
+    own = ROWS[sampler.batch(0)][4:]
+    torch.testing.assert_close(draw.batch.pixels, load_images(store, own.tolist()).pixels)
+    assert len(draw.sizes) == 8
+
+
+def test_an_error_of_the_thread_is_raised_to_the_caller(store):
+    with ImageFeed(store, np.array([99]), sampler_of(store)) as feed, pytest.raises(IndexError):
+        feed.get(0, num_steps=1)
+
+
+def test_owners_are_patients_else_volumes_else_pixels(store, monkeypatch):
+    columns = {
+        "patient_key": ["p", None, None, None],
+        "volume_key": ["v", "v", None, None],
+        "pixel_hash": ["h", "h", "h", None],
+    }
+    monkeypatch.setattr(Store, "column", lambda self, name: columns[name])  # noqa: ARG005
+    assert owners(store) == ["patient p", "volume v", "pixels h", "image 3"]
+
+
+def test_balance_and_composition_reach_the_sampler(store):
+    names = np.array(store.column("dataset"))
+    graphs = names[ROWS[sampler_of(store, composition="dataset").batch(0)]].reshape(2, 4)
+    assert all(len(set(graph)) == 1 for graph in graphs.tolist())
+    balanced = names[ROWS[sampler_of(store, balance="dataset").batch(0)]]
+    assert (balanced == "odd").sum() == 4
+
+
+def test_batches_that_cannot_be_are_refused(store, monkeypatch):
+    with pytest.raises(InputError, match=r"train.batch_size: got 64, but .* 20 images"):
+        sampler_of(store, batch_size=64)
+    with pytest.raises(InputError, match=r"data.composition: got 'volume', .* no graphs"):
+        sampler_of(store, composition="volume", graph_size=1)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(InputError, match=r"got 12, need a multiple of 8 \(2 processes x"):
+        sampler_of(store, batch_size=12)

@@ -1,0 +1,151 @@
+"""Figures read from result.json and joined over runs; expected numbers by hand."""
+
+import math
+
+import pytest
+from reference.run_folders import figure, make_cases, write_judging
+
+from lvmmed.report.run import read_runs
+from lvmmed.report.scores import (
+    Score,
+    data_sets,
+    head_title,
+    join,
+    main_metrics,
+    read_scores,
+    split_title,
+    splits,
+    write_interval,
+    write_number,
+)
+from lvmmed.types import InputError
+
+
+def _read(folder):
+    return read_scores(read_runs([folder])[0])
+
+
+@pytest.mark.parametrize("name", ["linear.accuracy", "linear_accuracy"])
+def test_the_head_is_told_from_the_name(tmp_path, name):
+    metrics = {"test": {name: figure(0.831, 0.802, 0.859, [0.82, 0.842])}}
+    scores = _read(write_judging(tmp_path / "a", metrics=metrics))
+    expected = Score(mean=0.831, low=0.802, high=0.859, per_seed=(0.82, 0.842))
+    assert scores == {("linear", "test", "accuracy"): expected}
+
+
+def test_the_head_is_told_from_nesting_and_from_the_task(tmp_path):
+    nested = {"test": {"knn": {"accuracy": figure(0.5, 0.4, 0.6)}}}
+    assert set(_read(write_judging(tmp_path / "a", metrics=nested))) == {
+        ("knn", "test", "accuracy")
+    }
+    plain = {"test": {"auroc": figure(0.5, 0.4, 0.6)}}
+    tuned = write_judging(tmp_path / "b", task="classification", metrics=plain)
+    assert set(_read(tuned)) == {("fine-tuned", "test", "auroc")}
+
+
+def test_a_few_shot_head_keeps_its_share(tmp_path):
+    metrics = {"test": {"linear@10%.accuracy": figure(0.5, 0.4, 0.6)}}
+    ((head, _, metric),) = _read(write_judging(tmp_path / "a", metrics=metrics))
+    assert (head, metric) == ("linear@10%", "accuracy")
+    assert head_title(head) == "Linear probe, 10 % of the labels"
+
+
+def test_a_figure_without_interval_or_value_is_no_crash(tmp_path):
+    metrics = {"test": {"accuracy": {"mean": None, "ci95": None, "per_seed": [None]}, "x": 0.5}}
+    scores = _read(write_judging(tmp_path / "a", task="classification", metrics=metrics))
+    undefined = scores["fine-tuned", "test", "accuracy"]
+    assert math.isnan(undefined.mean)
+    assert write_number(undefined.mean, "accuracy") == "\N{EN DASH}"
+    assert write_interval(undefined, "accuracy") == ""
+    assert scores["fine-tuned", "test", "x"].mean == 0.5
+
+
+@pytest.mark.parametrize("value", ["high", {"mean": 0.5, "ci95": [0.1]}, {"mean": [1]}])
+def test_a_metric_that_cannot_be_read_is_refused(tmp_path, value):
+    folder = write_judging(tmp_path / "a", metrics={"test": {"accuracy": value}})
+    with pytest.raises(InputError, match=r"result\.json: metric accuracy: got"):
+        _read(folder)
+
+
+def test_metrics_without_splits_are_refused(tmp_path):
+    folder = write_judging(tmp_path / "a", metrics={"accuracy": 0.5})
+    with pytest.raises(InputError, match=r"metrics\.accuracy is no set of metrics"):
+        _read(folder)
+
+
+def test_joined_figures_have_the_mean_of_means_and_the_mean_reach_of_intervals():
+    first = Score(mean=0.80, low=0.76, high=0.82, per_seed=(0.79, 0.81))
+    second = Score(mean=0.90, low=0.88, high=0.96, per_seed=())
+    joined = join([first, second])
+    # by hand: halfway; below, reaches of 0.04 and 0.02 give 0.03; above, 0.02 and 0.06 give 0.04
+    assert joined.mean == pytest.approx(0.85)
+    assert joined.low == pytest.approx(0.82)
+    assert joined.high == pytest.approx(0.89)
+    assert joined.per_seed == (0.79, 0.81, 0.90)
+    assert join([first]) is first
+
+
+def test_runs_with_cases_are_joined_over_their_cases(tmp_path):
+    right, wrong = ("cyst", "cyst"), ("cyst", "tumour")
+    other = ("tumour", "tumour")
+    folders = []
+    # accuracies by hand: 4 of 4, and 2 of 4 -> mean 0.75, whatever result.json claims
+    for name, outcomes in (
+        ("a", [right, right, other, other]),
+        ("b", [wrong, wrong, other, other]),
+    ):
+        metrics = {"test": {"linear.accuracy": figure(0.1, 0.0, 0.2)}}
+        folders.append(write_judging(tmp_path / name, metrics=metrics, cases=make_cases(outcomes)))
+    (data,) = data_sets(read_runs(folders), ())
+    (judged,) = data.groups
+    score = judged.scores["linear", "test", "accuracy"]
+    assert score.mean == pytest.approx(0.75)
+    assert score.per_seed == (1.0, 0.5)
+    assert score.low is not None
+    assert score.low <= 0.75
+
+
+def test_repeats_are_runs_of_several_and_seeds_of_one(tmp_path):
+    metrics = {"test": {"linear.accuracy": figure(0.5, 0.4, 0.6, [0.4, 0.6])}}
+    folders = [write_judging(tmp_path / name, metrics=metrics) for name in ("a", "b")]
+    key = ("linear", "test", "accuracy")
+    (one,) = data_sets(read_runs(folders[:1]), ())[0].groups
+    (two,) = data_sets(read_runs(folders), ())[0].groups
+    assert one.repeats(key) == (0.4, 0.6)
+    assert two.repeats(key) == (0.5, 0.5)
+
+
+def test_data_sets_are_kept_apart_by_name_and_fingerprint(tmp_path):
+    metrics = {"test": {"linear.accuracy": figure(0.5, 0.4, 0.6)}}
+    folders = [
+        write_judging(tmp_path / str(number), metrics=metrics, result=result)
+        for number, result in enumerate(
+            [
+                {"data": "x/mri/splits.csv", "data_fingerprint": "1"},
+                {"data": "y/mri", "data_fingerprint": "1"},
+                {"data": "y/mri", "data_fingerprint": "2"},
+                {"data": "phantoms/labelled", "data_fingerprint": "1"},
+            ]
+        )
+    ]
+    found = [
+        (data.name, data.fingerprint, len(data.runs)) for data in data_sets(read_runs(folders), ())
+    ]
+    assert found == [("mri", "1", 2), ("mri", "2", 1), ("phantoms/labelled", "1", 1)]
+
+
+def test_test_splits_come_test_first_and_val_apart(tmp_path):
+    of_split = {"linear.accuracy": figure(0.5, 0.4, 0.6), "linear.auroc": figure(0.5, 0.4, 0.6)}
+    metrics = {"val": of_split, "test_in": of_split, "test": of_split}
+    (data,) = data_sets(read_runs([write_judging(tmp_path / "a", metrics=metrics)]), ())
+    assert splits(data) == ("test", "test_in")
+    assert splits(data, tested=False) == ("val",)
+    assert main_metrics(data) == ("accuracy", "auroc")
+    assert split_title("test_in") == "test_in (in-distribution)"
+
+
+def test_numbers_are_percent_with_one_digit_but_kappa_is_not():
+    score = Score(mean=0.831, low=0.802, high=0.859, per_seed=())
+    assert write_number(score.mean, "auroc") == "83.1"
+    assert write_interval(score, "auroc") == "(80.2 to 85.9)"
+    assert write_number(0.5, "quadratic_kappa") == "0.500"

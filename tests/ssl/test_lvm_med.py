@@ -1,0 +1,364 @@
+"""Expected values: loops over all permutations in tests/reference, and limit cases."""
+
+import math
+
+import pytest
+import torch
+import yaml
+from reference.lvm_med_loop import matching_of_graph
+from reference.ssl_batches import two_views
+
+from lvmmed.config import TrainConfig, build_config, validated
+from lvmmed.models.backbones import Features
+from lvmmed.ssl.lvm_med import PAPER_LITERAL, LvmMed, LvmMedConfig
+from lvmmed.types import InputError
+
+WIDTH = 6
+QUIET = {"noise": 0.0, "centering": False, "projection_width": 8}
+TINY = {**QUIET, "graph_size": 4, "neighbors": 2}
+
+
+def _features(num, *, seed=0):
+    """Two views of `num` images whose features agree in part."""
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.randn(num, WIDTH, 2, 2, generator=generator)
+    maps = [shared + 0.7 * torch.randn(shared.shape, generator=generator) for _ in range(2)]
+    return [_as_features(one) for one in maps]
+
+
+def _as_features(maps):
+    maps = maps.clone().requires_grad_()
+    return Features(map=maps, pooled=maps.mean((2, 3)))
+
+
+def _take(features, rows):
+    return [_as_features(one.map.detach()[rows]) for one in features]
+
+
+def _method(**fields):
+    return LvmMed(LvmMedConfig(**fields), WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def _run(method, views, features, *, step=0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return method.training_loss(views, features, step=step, generator=generator)
+
+
+def _gradients(output, features):
+    return torch.autograd.grad(output.total, [one.map for one in features])
+
+
+@pytest.fixture(scope="module")
+def views():
+    return two_views(20)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"margin": 1.0},
+        {"margin": 0.3, "edge_weight": 1.0, "residual": False},
+        {"margin": 0.5, "alpha": 1.0, "neighbors": 3},
+        {"margin": 0.5, "alpha": 0.3, "local_best_frac": 0.75, "reduction": "graph"},
+    ],
+)
+def test_loss_and_gradient_equal_those_of_trying_all_permutations(views, fields, seed):
+    """One graph of 4: loss = 2 x wrong nodes; gradient = that of worth(found) - worth(true)."""
+    method = _method(**{**TINY, **fields}).double()
+    features = [_as_features(one.map.detach().double()) for one in _features(4, seed=seed)]
+    config = method.config
+    sides = []
+    for view, one in zip(views, features, strict=True):
+        nodes = method.projector(one.pooled)
+        maps = one.map.flatten(2).transpose(1, 2)
+        centers = view[slice(0, 4)].region_centers(2, 2).flatten(1, 2)
+        sides.append({"nodes": nodes, "maps": maps, "centers": centers})
+    best, found, true = matching_of_graph(
+        *sides,
+        k=config.neighbors,
+        alpha=config.alpha,
+        layers=[(layer.weight, layer.bias) for layer in method.message_passing.layers],
+        residual=config.residual,
+        edge_weight=config.edge_weight,
+        margin=config.margin,
+        num_best=round(config.local_best_frac * 4),
+    )
+    units = 4 if config.reduction == "node" else 1
+    expected_loss = 2 * sum(node != i for i, node in enumerate(best)) / units
+    leaves = [one.map for one in features]
+    difference = found - true
+    expected = (
+        torch.autograd.grad(difference / units, leaves, retain_graph=True)
+        if difference.requires_grad and difference != 0
+        else [torch.zeros_like(leaf) for leaf in leaves]
+    )
+    output = _run(method.float(), [view[slice(0, 4)] for view in views], features)
+    assert float(output.total.detach()) == pytest.approx(expected_loss)
+    for got, wanted in zip(_gradients(output, features), expected, strict=True):
+        torch.testing.assert_close(got, wanted.to(got), atol=1e-5, rtol=1e-3)
+
+
+def test_the_cases_above_are_not_all_solved_right(views):
+    """Guards the test above against comparing zeros."""
+    first_four = [view[slice(0, 4)] for view in views]
+    losses = [_run(_method(**TINY), first_four, _features(4, seed=s)).total for s in range(4)]
+    assert max(losses) > 0
+
+
+@pytest.mark.parametrize("fields", [QUIET, {**PAPER_LITERAL, "noise": 0.0}])
+def test_the_order_of_graphs_does_not_matter(views, fields):
+    method, features = _method(**{**fields, "graph_size": 5, "neighbors": 2}), _features(20)
+    rows = torch.arange(20).view(4, 5)[[2, 0, 3, 1]].flatten()
+    first = _run(method, views, features).total
+    second = _run(method, [view[rows] for view in views], _take(features, rows)).total
+    torch.testing.assert_close(first, second)
+
+
+def test_the_order_of_nodes_in_a_graph_does_not_matter(views):
+    method, features = _method(**TINY), _features(20)
+    inside = torch.tensor([2, 0, 3, 1])
+    rows = (torch.arange(20).view(5, 4)[:, inside]).flatten()
+    first = _run(method, views, features)
+    second_features = _take(features, rows)
+    second = _run(method, [view[rows] for view in views], second_features)
+    torch.testing.assert_close(first.total, second.total)
+    for a, b in zip(_gradients(first, features), _gradients(second, second_features), strict=True):
+        torch.testing.assert_close(a[rows], b, atol=1e-6, rtol=1e-4)
+
+
+def test_a_short_last_graph_is_matched_at_its_own_size(views):
+    """20 images in graphs of 16: the loss per node is the mean over 16 + 4 nodes."""
+    method, features = _method(**QUIET), _features(20)
+    whole = _run(method, views, features)
+    parts = []
+    for rows in (slice(0, 16), slice(16, 20)):
+        own = _take(features, rows)
+        output = _run(method, [view[rows] for view in views], own)
+        parts.append((output, own, rows.stop - rows.start))
+    expected = sum(output.total * num for output, _, num in parts) / 20
+    torch.testing.assert_close(whole.total, expected)
+    gradients = [[g * num / 20 for g in _gradients(out, own)] for out, own, num in parts]
+    for view, got in enumerate(_gradients(whole, features)):
+        torch.testing.assert_close(got, torch.cat([one[view] for one in gradients]))
+    assert float(whole.metrics["num_unmatched"]) == 0
+
+
+def test_a_single_image_left_over_adds_no_loss_and_is_counted(views):
+    method, features = _method(**QUIET), _features(17)
+    rows = slice(0, 16)
+    whole = _run(method, [view[slice(0, 17)] for view in views], features)
+    matched = _run(method, [view[rows] for view in views], _take(features, rows))
+    torch.testing.assert_close(whole.total, matched.total)
+    assert _gradients(whole, features)[0][16].abs().max() == 0
+    assert float(whole.metrics["num_unmatched"]) == 1
+    assert float(matched.metrics["num_unmatched"]) == 0
+
+
+def test_one_image_alone_gives_no_loss_and_no_crash(views):
+    method, features = _method(), _features(1)
+    alone = [view[slice(0, 1)] for view in views]
+    output = _run(method, alone, features)
+    output.total.backward()
+    assert float(output.total.detach()) == 0
+    assert float(output.metrics["num_unmatched"]) == 1
+    generator = torch.Generator().manual_seed(0)
+    assert method.diagnostics(alone, features, step=0, generator=generator) == {}
+    with pytest.raises(ValueError, match="got 1 image, a graph needs at least 2"):
+        method.matching_of(alone, features, step=0)
+
+
+@pytest.mark.parametrize("num_images", [2, 3, 5, 18])
+def test_batches_of_any_size_work(views, num_images):
+    method, features = _method(), _features(num_images)
+    some = [view[slice(0, num_images)] for view in views]
+    _run(method, some, features).total.backward()
+    figures = method.diagnostics(some, features, step=0, generator=torch.Generator().manual_seed(0))
+    assert 0 <= figures["matching_accuracy"] <= 1
+
+
+def test_equal_views_are_matched_without_fault(views):
+    features = _features(20)
+    same = [features[0], features[0]]
+    method = _method(alpha=1.0)
+    figures = method.diagnostics(views, same, step=0, generator=torch.Generator().manual_seed(0))
+    assert figures["matching_accuracy"] == 1.0
+    assert figures["matching_accuracy_first_order"] == 1.0
+    matched = method.matching_of(views, same, step=0)
+    assert torch.equal(matched.permutation, torch.arange(16).expand(2, -1))
+    assert torch.equal(matched.neighbors_s, matched.neighbors_t)
+
+
+def test_accuracy_is_measured_without_noise_and_margin(views):
+    features = _features(20)
+    figures = [
+        _method(noise=noise, margin=margin).diagnostics(
+            views, features, step=0, generator=torch.Generator().manual_seed(0)
+        )
+        for noise, margin in ((0.0, 0.0), (5.0, 2.0))
+    ]
+    calm, wild = figures
+    assert calm["matching_accuracy"] == wild["matching_accuracy"]
+    assert calm["matching_accuracy_perturbed"] == calm["matching_accuracy"]
+    assert wild["matching_accuracy_perturbed"] < calm["matching_accuracy_perturbed"]
+
+
+def test_without_second_order_both_accuracies_are_the_same(views):
+    method = _method(second_order=False)
+    features = _features(20, seed=3)
+    figures = method.diagnostics(
+        views, features, step=0, generator=torch.Generator().manual_seed(0)
+    )
+    assert figures["matching_accuracy"] == figures["matching_accuracy_first_order"]
+    assert figures["edge_weight"] == 0.0
+    assert method.matching_of(views, features, step=0).neighbors_s.shape == (2, 16, 0)
+
+
+def test_the_edge_weight_ramps_up_linearly(views):
+    method = _method(edge_ramp_steps=10, edge_weight=0.4)
+    features = _features(20)
+    generator = torch.Generator().manual_seed(0)
+    found = [
+        method.diagnostics(views, features, step=step, generator=generator)["edge_weight"]
+        for step in (0, 5, 10, 50)
+    ]
+    assert found == pytest.approx([0.0, 0.2, 0.4, 0.4])
+    start = _gradients(_run(method, views, features, step=0), features)
+    first_order = _gradients(_run(_method(second_order=False), views, features, step=0), features)
+    assert all(torch.equal(a, b) for a, b in zip(start, first_order, strict=True))
+
+
+def test_the_ratio_of_noise_to_affinity_by_hand(views):
+    method, features = _method(noise=0.3), _features(16)
+    some = [view[slice(0, 16)] for view in views]
+    figures = method.diagnostics(some, features, step=0, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        problem = method._problem(some, features, method._partition(features), step=0)
+    spread = problem.vertex_affinity.flatten().std()
+    # the standard deviation of Gumbel(0, b) is b pi / sqrt(6)
+    expected = 0.3 * math.pi / math.sqrt(6) / float(spread)
+    assert figures["noise_to_affinity"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_noise_comes_from_the_generator_alone(views):
+    method, features = _method(noise=1.0), _features(20)
+    first, again, other = (
+        _gradients(_run(method, views, features, seed=seed), features) for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"graph_size": 8},
+        {"neighbors": 3},
+        {"alpha": 0.5},
+        {"local_best_frac": 1.0},
+        {"local_keep_all_features": True},
+        {"second_order": False},
+        {"edge_weight": 1.0},
+        {"edge_ramp_steps": 4},
+        {"message_passing": False},
+        {"message_passing_layers": 1},
+        {"residual": False},
+        {"centering": False},
+        {"projection_width": 16},
+        {"projector_hidden_layers": 1},
+        {"noise": 0.5},
+        {"margin": 0.2},
+        {"lambda_": 0.5},
+        {"reduction": "graph"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_every_field_changes_the_gradient(views, changed):
+    features = _features(20)
+    default, other = (
+        _gradients(_run(_method(**fields), views, features, step=1), features)
+        for fields in ({}, changed)
+    )
+    assert any(not torch.allclose(a, b) for a, b in zip(default, other, strict=True))
+
+
+def test_the_width_of_hidden_layers_is_that_of_the_field():
+    method = _method(projector_hidden_layers=1, projector_hidden_width=24)
+    assert method.projector.layers[0].out_features == 24
+
+
+@pytest.mark.parametrize("field", ["restarts", "iterations"])
+def test_the_solvers_effort_reaches_the_solver(views, monkeypatch, field):
+    from lvmmed.ssl import lvm_med, noise_free
+
+    seen = []
+    for module, name in ((lvm_med, "matching_loss"), (noise_free, "solve")):
+        real = getattr(module, name)
+
+        def spy(*arguments, real=real, **options):
+            seen.append(options[field])
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, name, spy)
+    method = _method(**{f"solver_{field}": 3})
+    generator = torch.Generator().manual_seed(0)
+    method.diagnostics(views, _features(20), step=0, generator=generator)
+    assert seen == [3, 3, 3]
+
+
+def test_more_noise_than_signal_drowns_the_matching(views):
+    """The paper's noise of scale 1 on cosines: wrong on most nodes although features agree."""
+    shared = torch.randn(20, WIDTH, 2, 2, generator=torch.Generator().manual_seed(0))
+    features = [_as_features(shared), _as_features(shared)]
+    loud, calm = (
+        float(_run(_method(**PAPER_LITERAL | {"noise": noise}), views, features).total.detach())
+        for noise in (1.0, 0.01)
+    )
+    assert calm < 0.2 * loud
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"graph_size": 1}, r"method\.graph_size: got 1; .* greater than or equal to 2"),
+        ({"neighbors": 16}, r"method\.neighbors: got 16, need fewer than .* = 16; lower it"),
+        ({"graph_size": 4}, r"method\.neighbors: got 5, need fewer than .* = 4; lower it"),
+        ({"neighbors": 0}, r"method\.neighbors: got 0"),
+        ({"alpha": 1.2}, r"method\.alpha: got 1\.2"),
+        ({"alpha": -0.1}, r"method\.alpha: got -0\.1"),
+        ({"local_best_frac": 0.0}, r"method\.local_best_frac: got 0"),
+        ({"noise": -1.0}, r"method\.noise: got -1"),
+        ({"margin": -1.0}, r"method\.margin: got -1"),
+        ({"lambda_": 0.0}, r"method\.lambda_: got 0"),
+        ({"lambda_": float("nan")}, r"method\.lambda_: got nan"),
+        ({"reduction": "sum"}, r"method\.reduction: got 'sum'; .*'node' or 'graph'"),
+        ({"solver_restarts": 0}, r"method\.solver_restarts: got 0"),
+        ({"neighbours": 5}, r"method\.neighbours: no such field; did you mean 'neighbors'"),
+    ],
+)
+def test_bad_fields_are_refused_by_name_with_what_is_allowed(fields, message):
+    with pytest.raises(InputError, match=message) as caught:
+        validated(LvmMedConfig, fields, prefix="method.")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["inf", ".inf", float("inf")])
+def test_an_infinite_lambda_can_be_written_in_yaml_and_read_again(value):
+    value = yaml.safe_load(str(value))
+    values = {"method": {"name": "lvm-med", "lambda": value}, "train": {"steps": 1}}
+    config = build_config(values, methods={"lvm-med": LvmMedConfig})
+    assert math.isinf(config.method.lambda_)
+    again = build_config(yaml.safe_load(config.to_yaml()), methods={"lvm-med": LvmMedConfig})
+    assert again == config
+    assert config.train == TrainConfig(steps=1)
+
+
+def test_the_literal_recipe_is_what_the_paper_prints():
+    """Values from the paper's section 3.2.4, appendix A and equation 5."""
+    config = LvmMedConfig(**PAPER_LITERAL)
+    assert (config.graph_size, config.neighbors, config.alpha) == (16, 5, 0.8)
+    assert (config.noise, config.lambda_, config.margin) == (1.0, 80.0, 0.0)
+    assert (config.edge_weight, config.residual, config.centering) == (1.0, False, False)
+    assert (config.projection_width, config.projector_hidden_layers) == (128, 0)
+    assert (config.message_passing, config.message_passing_layers) == (True, 2)
+    assert config.reduction == "graph"
