@@ -1,4 +1,4 @@
-"""Local affinity by loops, written from the paper (equation 2, appendix A) and design section 5.3."""
+"""Local affinity by loops, written from the paper (equation 2 and appendix A)."""
 
 import math
 

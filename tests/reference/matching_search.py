@@ -1,4 +1,4 @@
-"""Slow, obvious answers to small matching problems: loops, exhaustive search, integer programming."""
+"""Slow, obvious answers to small matching problems: loops, exhaustive search, a MILP."""
 
 import itertools
 

@@ -163,9 +163,15 @@ def run_parts(parts: Sequence[Part], *, workers: int, on_done: Callable[[int], N
         return
     waiting = list(parts)
     while waiting:
+        num_waiting = len(waiting)
         _run_pool(waiting, workers, on_done)
         waiting = [part for part in waiting if not part.is_done]
         suspects = [part for part in waiting if part.file("current").exists()]
+        if len(waiting) == num_waiting and not suspects:
+            raise InputError(
+                f"workers: got {workers}, but no process could start; use workers=0, or put the "
+                "call of a script under `if __name__ == '__main__':`"
+            )
         for part in suspects:  # a process died: find the file that kills, one part at a time
             _run_alone(part, on_done)
         waiting = [part for part in waiting if not part.is_done]

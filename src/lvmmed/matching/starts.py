@@ -70,7 +70,21 @@ def soft_starts(
         weights, surplus = _balanced_weights(scores / temperature)
         prices = prices + temperature * surplus
         soft = torch.lerp(soft, weights, 0.5)
-    return greedy_permutations(weights)
+    return greedy_in_order(weights, noise[:, 0].argsort(-1))
+
+
+def greedy_in_order(
+    scores: Float[Tensor, "B R N N"], order: Int64[Tensor, "R N"]
+) -> Int64[Tensor, "B R N"]:
+    """Round scores to permutations; of equal scores the label earliest in `order` wins.
+
+    Rounding by index would favour the identity, which is the true matching in training: features
+    that have collapsed to a point would be matched without a mistake.
+    """
+    num_graphs, num_searches, n, _ = scores.shape
+    columns = order.view(1, num_searches, 1, n).expand(num_graphs, -1, n, -1)
+    labels = greedy_permutations(torch.gather(scores, 3, columns))
+    return torch.gather(order.expand(num_graphs, -1, -1), 2, labels)
 
 
 def greedy_permutations(scores: Float[Tensor, "*G N N"]) -> Int64[Tensor, "*G N"]:

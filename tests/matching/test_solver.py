@@ -1,0 +1,578 @@
+import functools
+
+import numpy as np
+import pygmtools
+import pytest
+import scipy.optimize
+import torch
+from pygmtools.utils import build_aff_mat, compute_affinity_score, inner_prod_aff_fn
+from reference import matching_search as slow
+from reference.matching_instances import instances
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from lvmmed.matching.solver import draw_uniform, objective, solve
+from lvmmed.types import InputError
+
+SIGNALS = (0.0, 0.6, 0.8, 1.2, 2.0)
+
+
+def as_numpy(problem, graph):
+    return [part[graph].numpy() for part in problem]
+
+
+def is_permutation(permutation):
+    return torch.equal(
+        permutation.sort(1).values, torch.arange(permutation.shape[1]).expand_as(permutation)
+    )
+
+
+def gap_percent(problem, found, best, *, seed=0):
+    """Distance from the best known objective, in percent of its lead over random matchings."""
+    num_graphs, n, _ = problem[0].shape
+    generator = torch.Generator().manual_seed(seed)
+    random = torch.stack(
+        [
+            objective(*problem, torch.stack([torch.randperm(n, generator=generator)] * num_graphs))
+            for _ in range(100)
+        ]
+    ).mean(0)
+    return 100 * (best - found) / (best - random)
+
+
+def relabelled(problem, order_s, order_t):
+    """The same problem with node order_s[i] of view s now called i, and likewise in view t."""
+    vertex, edge, *graphs = problem
+    num_graphs, _, k = graphs[0].shape
+    rows = torch.arange(num_graphs).view(-1, 1)
+    edges, new_graphs = [], []
+    for graph, order in zip(graphs, (order_s, order_t), strict=True):
+        new_name = order.argsort(1)
+        new_graphs.append(new_name[rows.unsqueeze(2), graph[rows, order]])
+        edges.append((order.unsqueeze(2) * k + torch.arange(k)).flatten(1))
+    vertex = vertex[rows.unsqueeze(2), order_s.unsqueeze(2), order_t.unsqueeze(1)]
+    edge = edge[rows.unsqueeze(2), edges[0].unsqueeze(2), edges[1].unsqueeze(1)]
+    return vertex, edge, *new_graphs
+
+
+# ---- the objective
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_objective_equals_the_sum_over_edge_pairs(generator, k):
+    problem = instances(2, 6, k=k)
+    permutation = torch.stack([torch.randperm(6, generator=generator) for _ in range(2)])
+    found = objective(*problem, permutation)
+    for graph in range(2):
+        expected = slow.objective(*as_numpy(problem, graph), permutation[graph].numpy())
+        assert abs(found[graph].item() - expected) < 1e-9
+
+
+def test_objective_is_that_of_pygmtools(generator):
+    problem = instances(3, 7, k=3, signal=0.6)
+    permutation = torch.stack([torch.randperm(7, generator=generator) for _ in range(3)])
+    found = objective(*problem, permutation)
+    for graph in range(3):
+        matrix = pygmtools_matrix(*as_numpy(problem, graph))
+        chosen = np.eye(7)[permutation[graph].numpy()]
+        score = compute_affinity_score(chosen, matrix, backend="numpy")
+        assert abs(found[graph].item() - score) < 1e-9
+
+
+def test_objective_is_unchanged_by_relabelling(generator):
+    problem = instances(3, 8)
+    order_s, order_t, permutation = (
+        torch.stack([torch.randperm(8, generator=generator) for _ in range(3)]) for _ in range(3)
+    )
+    # new node i is old node order_s[i]; its label is the new name of what the old node maps to
+    same = order_t.argsort(1).gather(1, permutation.gather(1, order_s))
+    renamed = relabelled(problem, order_s, order_t)
+    torch.testing.assert_close(objective(*renamed, same), objective(*problem, permutation))
+
+
+def test_objective_is_differentiable():
+    problem = instances(1, 4, k=2)
+    vertex, edge = (part.clone().requires_grad_() for part in problem[:2])
+    identity = torch.arange(4).unsqueeze(0)
+    objective(vertex, edge, *problem[2:], identity).sum().backward()
+    assert torch.equal(vertex.grad[0], torch.eye(4).double())
+    assert set(edge.grad.unique().tolist()) <= {0.0, 1.0}
+
+
+# ---- quality
+
+
+def pygmtools_matrix(vertex, edge, neighbors_s, neighbors_t):
+    """Quadratic affinity matrix built by pygmtools from inner products with unit vectors."""
+    n, k = neighbors_s.shape
+    ends_s, ends_t = (
+        np.stack([np.repeat(np.arange(n), k), graph.reshape(-1)], 1)
+        for graph in (neighbors_s, neighbors_t)
+    )
+    inner = functools.partial(inner_prod_aff_fn, backend="numpy")
+    return build_aff_mat(
+        vertex,
+        edge,
+        ends_s,
+        np.eye(n),
+        np.eye(n * k),
+        ends_t,
+        node_aff_fn=inner,
+        edge_aff_fn=inner,
+        backend="numpy",
+    )
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 7])
+def test_solve_finds_the_best_of_all_permutations(n):
+    problem = instances(6, n, signal=0.3, noise=0.3, seed=n)
+    matching = solve(*problem)
+    for graph in range(6):
+        assert matching.objective[graph].item() == pytest.approx(
+            slow.exhaustive(*as_numpy(problem, graph))[1], abs=1e-9
+        )
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_solve_finds_the_best_of_all_permutations_of_eight(signal):
+    problem = instances(3, 8, signal=signal, seed=1)
+    matching = solve(*problem)
+    best = [slow.exhaustive(*as_numpy(problem, graph))[1] for graph in range(3)]
+    torch.testing.assert_close(
+        matching.objective, torch.tensor(best, dtype=torch.float64), rtol=0, atol=1e-9
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_solve_is_optimal_on_all_eighty_instances_of_eight(signal, dtype):
+    problem = instances(16, 8, signal=signal, seed=11, dtype=dtype)
+    matching = solve(*problem)
+    best = [slow.exhaustive(*as_numpy(problem, graph))[1] for graph in range(16)]
+    expected = torch.tensor(best, dtype=dtype)
+    torch.testing.assert_close(matching.objective, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signal", "num_graphs"), [(0.0, 2), (0.6, 6), (0.8, 8), (1.2, 8)])
+def test_solve_reaches_what_a_milp_proves(signal, num_graphs):
+    problem = instances(num_graphs, 10, signal=signal, seed=5)
+    matching = solve(*problem)
+    for graph in range(num_graphs):
+        found, upper, is_proved = slow.integer_program(*as_numpy(problem, graph), time_limit_s=60)
+        assert is_proved
+        assert upper == pytest.approx(found, abs=1e-4)
+        assert matching.objective[graph].item() == pytest.approx(found, abs=1e-5)
+
+
+def test_the_milp_oracle_agrees_with_exhaustive_search():
+    problem = as_numpy(instances(1, 6, k=3, signal=0.6), 0)
+    found, _, is_proved = slow.integer_program(*problem)
+    assert is_proved
+    assert found == pytest.approx(slow.exhaustive(*problem)[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("signal", [0.0, 0.8])
+def test_solve_is_never_worse_than_other_solvers(signal):
+    problem = instances(4, 12, signal=signal, seed=2)
+    matching = solve(*problem)
+    for graph in range(4):
+        one = as_numpy(problem, graph)
+        matrix = pygmtools_matrix(*one)
+        for relaxed in (pygmtools.rrwm, pygmtools.sm):
+            soft = relaxed(matrix, 12, 12, backend="numpy")
+            chosen = pygmtools.hungarian(soft, backend="numpy")
+            score = compute_affinity_score(chosen, matrix, backend="numpy")
+            assert matching.objective[graph].item() >= score - 1e-9
+        assert matching.objective[graph].item() >= slow.frank_wolfe(*one)[1] - 1e-9
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_solve_without_edges_is_a_linear_assignment(generator, k):
+    vertex = torch.randn(5, 14, 14, generator=generator, dtype=torch.float64)
+    edge = torch.randn(5, 14 * k, 14 * k, generator=generator, dtype=torch.float64)
+    none = torch.full((5, 14, k), -1)
+    matching = solve(vertex, edge, none, none)
+    for graph in range(5):
+        rows, columns = scipy.optimize.linear_sum_assignment(vertex[graph].numpy(), maximize=True)
+        assert matching.permutation[graph].tolist() == columns.tolist()
+        expected = vertex[graph][rows, columns].sum()
+        torch.testing.assert_close(matching.objective[graph], expected)
+
+
+def test_search_without_edge_weight_comes_close_to_the_linear_assignment(generator):
+    # edges that pay nothing keep the search going: the path that a GPU takes without edges
+    vertex = torch.randn(8, 16, 16, generator=generator, dtype=torch.float64)
+    _, edge, *graphs = instances(8, 16)
+    matching = solve(vertex, torch.zeros_like(edge), *graphs)
+    best = [scipy.optimize.linear_sum_assignment(one.numpy(), maximize=True)[1] for one in vertex]
+    expected = vertex.gather(2, torch.tensor(np.stack(best)).unsqueeze(2)).sum((1, 2))
+    assert (matching.objective / expected).mean().item() > 0.99
+
+
+def dense_instances(num_graphs, n, *, seed):
+    """Koopmans-Beckmann instances on a grid, best value 0 at a hidden permutation (Palubeckis).
+
+    The flow is a sum of triangles (i, j, h) with j on a shortest way from i to h in the grid: +w on
+    (i, j) and (j, h), -w on (i, h). Wherever such a triangle is put, its cost is not negative by
+    the triangle inequality, and it is 0 where it was drawn.
+    """
+    numbers = np.random.default_rng(seed)
+    columns = 4
+    place = np.stack(np.divmod(np.arange(n), columns), 1)
+    distance = np.abs(place[:, None] - place[None]).sum(2).astype(float)
+    i, j, h = np.meshgrid(*[np.arange(n)] * 3, indexing="ij")
+    is_way = (distance[i, j] + distance[j, h] == distance[i, h]) & (i != j) & (j != h)
+    ways = np.argwhere(is_way & (i < h))
+    vertex, edge, graph = [], [], [[j for j in range(n) if j != i] for i in range(n)]
+    hidden = []
+    for _ in range(num_graphs):
+        flow = np.zeros((n, n))
+        for a, b, c in ways[numbers.integers(len(ways), size=2 * n)]:
+            w = numbers.integers(1, 10)
+            for (p, q), sign in (((a, b), 1), ((b, c), 1), ((a, c), -1)):
+                flow[p, q] += sign * w
+                flow[q, p] += sign * w
+        names = numbers.permutation(n)  # flow node i lies at place names[i] in the optimum
+        renamed = flow[np.ix_(np.argsort(names), np.argsort(names))]
+        hidden.append(np.argsort(names))
+        pairs = renamed[np.arange(n)[:, None], np.array(graph)].reshape(-1)
+        lengths = distance[np.arange(n)[:, None], np.array(graph)].reshape(-1)
+        vertex.append(np.zeros((n, n)))
+        edge.append(-np.outer(pairs, lengths) / 2)
+    neighbors = torch.tensor(graph).expand(num_graphs, -1, -1)
+    return (
+        torch.tensor(np.stack(vertex)),
+        torch.tensor(np.stack(edge)),
+        neighbors,
+        neighbors,
+    ), torch.tensor(np.stack(hidden))
+
+
+def test_dense_instances_have_the_optimum_they_claim():
+    problem, hidden = dense_instances(2, 8, seed=0)
+    torch.testing.assert_close(objective(*problem, hidden), torch.zeros(2).double())
+    for graph in range(2):
+        assert slow.exhaustive(*as_numpy(problem, graph))[1] == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [8, 12])
+def test_solve_finds_known_optima_of_dense_instances(n):
+    problem, _ = dense_instances(6, n, seed=n)
+    assert (solve(*problem).objective > -1e-9).sum() >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [12, 16, 20])
+def test_long_runs_find_known_optima_of_dense_instances(n):
+    problem, _ = dense_instances(20, n, seed=100 + n)
+    matching = solve(*problem, restarts=16, iterations=1000)
+    assert (matching.objective <= 1e-9).all()
+    assert (matching.objective > -1e-9).sum() >= 18
+
+
+@pytest.mark.parametrize("n", [16, 32])
+def test_the_default_effort_comes_close_to_a_long_run(n):
+    # embeddings of an untrained encoder, noise of training: the hard case
+    problem = instances(4, n, signal=0.0, edge_weight=0.2, seed=n, dtype=torch.float32)
+    found = solve(*problem).objective
+    best = torch.maximum(solve(*problem, restarts=48, iterations=120).objective, found)
+    assert gap_percent(problem, found, best).mean().item() <= (0.2 if n == 16 else 2.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.05, 0.2])
+@pytest.mark.parametrize(("n", "num_graphs", "most"), [(16, 12, 0.1), (32, 3, 1.0)])
+def test_mean_gap_to_a_long_run(noise, n, num_graphs, most):
+    gaps = []
+    for signal in (0.0, 0.8, 2.0):
+        for edge_weight in (0.2, 1.0):
+            problem = instances(
+                num_graphs, n, signal=signal, noise=noise, edge_weight=edge_weight, seed=7
+            )
+            problem = [part.float() if part.is_floating_point() else part for part in problem]
+            found = solve(*problem).objective
+            best = solve(*problem, restarts=48, iterations=300).objective
+            gaps.append(gap_percent(problem, found, torch.maximum(best, found)))
+    assert torch.cat(gaps).mean().item() <= most
+
+
+@pytest.mark.slow
+def test_the_effort_of_training_keeps_the_mean_gap_below_one_percent_when_signal_is_there():
+    problem = instances(24, 16, signal=0.8, edge_weight=0.2, seed=3, dtype=torch.float32)
+    best = solve(*problem, restarts=48, iterations=300).objective
+    cheap = solve(*problem, restarts=4, iterations=16).objective
+    assert gap_percent(problem, cheap, torch.maximum(best, cheap)).mean().item() <= 1.0
+
+
+@pytest.mark.slow
+def test_sixty_four_nodes_stay_within_three_percent_of_a_long_run():
+    problem = instances(2, 64, signal=0.8, seed=4, dtype=torch.float32)
+    found = solve(*problem, restarts=16, iterations=100).objective
+    best = solve(*problem, restarts=32, iterations=300).objective
+    assert gap_percent(problem, found, torch.maximum(best, found)).mean().item() <= 3.0
+
+
+def test_solve_finds_the_planted_matching_of_aligned_views():
+    matching = solve(*instances(4, 16, signal=2.0), restarts=4, iterations=16)
+    assert (matching.permutation == torch.arange(16)).double().mean().item() > 0.9
+
+
+# ---- invariances
+
+
+def test_solving_relabelled_graphs_gives_the_same_objective(generator):
+    problem = instances(4, 8, signal=0.3)
+    orders = [
+        torch.stack([torch.randperm(8, generator=generator) for _ in range(4)]) for _ in range(2)
+    ]
+    torch.testing.assert_close(
+        solve(*relabelled(problem, *orders)).objective, solve(*problem).objective
+    )
+
+
+@pytest.mark.parametrize("n", [6, 16])
+def test_a_batch_is_solved_like_its_graphs_one_by_one(n):
+    problem = instances(5, n, signal=0.0, noise=0.2)
+    effort = {"restarts": 3, "iterations": 12}
+    batch = solve(*problem, **effort, generator=torch.Generator().manual_seed(3))
+    for graph in range(5):
+        alone = solve(
+            *(part[graph : graph + 1] for part in problem),
+            **effort,
+            generator=torch.Generator().manual_seed(3),
+        )
+        assert torch.equal(alone.permutation[0], batch.permutation[graph])
+        torch.testing.assert_close(alone.objective[0], batch.objective[graph])
+
+
+def test_the_same_generator_gives_the_same_answer_and_another_may_differ():
+    problem = instances(6, 20, signal=0.0, noise=0.5)
+    runs = [
+        solve(*problem, restarts=2, iterations=3, generator=torch.Generator().manual_seed(seed))
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(runs[0].permutation, runs[1].permutation)
+    assert torch.equal(runs[0].objective, runs[1].objective)
+    assert not torch.equal(runs[0].permutation, runs[2].permutation)
+
+
+def test_without_a_generator_the_global_state_does_not_matter():
+    problem = instances(2, 12, signal=0.0)
+    torch.manual_seed(1)
+    first = solve(*problem, restarts=2, iterations=2)
+    state = torch.get_rng_state()
+    second = solve(*problem, restarts=2, iterations=2)
+    assert torch.equal(first.permutation, second.permutation)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_more_effort_never_gives_a_worse_objective_from_the_same_searches():
+    problem = instances(6, 16, signal=0.0, noise=0.5)
+    values = [solve(*problem, restarts=4, iterations=t).objective for t in (0, 5, 50)]
+    # iterations change the tenures' place in the noise, not the starts: a search keeps its best
+    assert (values[1] >= values[0] - 1e-9).all()
+    assert (values[2] >= values[0] - 1e-9).all()
+    assert values[2].mean() > values[0].mean()
+
+
+def test_graphs_of_different_size_are_solved_in_one_batch():
+    sizes = (1, 2, 3, 5, 7)
+    vertex = torch.full((5, 7, 7), torch.nan, dtype=torch.float64)
+    edge = torch.full((5, 21, 21), torch.nan, dtype=torch.float64)
+    graphs = [torch.full((5, 7, 3), -1) for _ in range(2)]
+    mask = torch.arange(7) < torch.tensor(sizes).unsqueeze(1)
+    expected = []
+    for row, n in enumerate(sizes):
+        k = min(3, n - 1)
+        if n == 1:
+            vertex[row, 0, 0] = 0.5
+            expected.append(0.5)
+            continue
+        one = instances(1, n, k=k, signal=0.2, noise=0.3, seed=n)
+        vertex[row, :n, :n] = one[0]
+        at = (torch.arange(n).unsqueeze(1) * 3 + torch.arange(k)).flatten()
+        edge[row, at.unsqueeze(1), at] = one[1]
+        for graph, own in zip(graphs, one[2:], strict=True):
+            graph[row, :n, :k] = own
+        expected.append(slow.exhaustive(*as_numpy(one, 0))[1])
+    matching = solve(vertex, edge, *graphs, mask=mask)
+    assert is_permutation(matching.permutation)
+    own = torch.arange(7).expand(5, 7)
+    assert torch.equal(matching.permutation[~mask], own[~mask])
+    torch.testing.assert_close(matching.objective, torch.tensor(expected).double())
+    torch.testing.assert_close(
+        objective(vertex, edge, *graphs, matching.permutation, mask=mask), matching.objective
+    )
+
+
+def test_edges_of_padded_nodes_pay_nothing():
+    problem = list(instances(2, 6, k=3, seed=4))
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    cut = [graph.clone() for graph in problem[2:]]
+    for graph in cut:
+        graph[1, 4:] = -1
+        graph[1][graph[1] >= 4] = -1
+    whole = solve(*problem, mask=mask)
+    clean = solve(problem[0], problem[1], *cut, mask=mask)
+    torch.testing.assert_close(whole.objective, clean.objective)
+    assert whole.permutation[1, 4:].tolist() == [4, 5]
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 17])
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.0])
+def test_constant_affinities_give_a_permutation(n, value):
+    _, edge, *graphs = instances(2, max(n, 2), k=min(5, n - 1)) if n > 1 else (0, None, 0, 0)
+    if n == 1:
+        edge, graphs = torch.zeros(2, 0, 0), [torch.zeros(2, 1, 0, dtype=torch.int64)] * 2
+    matching = solve(torch.full((2, n, n), value), torch.full(edge.shape, value), *graphs)
+    assert is_permutation(matching.permutation)
+    assert torch.isfinite(matching.objective).all()
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_among_equal_matchings_the_identity_is_not_favoured(k):
+    # collapsed features: every affinity is the same, so chance is 1 of 16
+    num_graphs, n = 4, 16
+    ring = (torch.arange(n).unsqueeze(1) + torch.arange(1, k + 1)) % n
+    ring = ring.expand(num_graphs, n, k)
+    ones = torch.ones(num_graphs, n, n)
+    matching = solve(ones, torch.zeros(num_graphs, n * k, n * k), ring, ring)
+    assert (matching.permutation == torch.arange(n)).double().mean().item() <= 3 / 16
+
+
+def test_large_graphs_use_the_same_search(monkeypatch):
+    problem = instances(2, 18, signal=0.6)
+    dense = solve(*problem, restarts=2, iterations=10)
+    monkeypatch.setattr("lvmmed.matching.terms.DENSE_BYTES", 0)
+    by_edges = solve(*problem, restarts=2, iterations=10)
+    assert torch.equal(dense.permutation, by_edges.permutation)
+
+
+def test_precision_and_device_follow_the_vertex_affinity():
+    problem = instances(1, 5, k=2)
+    for dtype, expected in (
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+    ):
+        matching = solve(problem[0].to(dtype), problem[1].to(dtype), *problem[2:])
+        assert matching.objective.dtype == expected
+
+
+def test_autocast_does_not_coarsen_the_search():
+    problem = [p.float() if p.is_floating_point() else p for p in instances(3, 12, signal=0.0)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        coarse = solve(*problem)
+    assert torch.equal(coarse.objective, solve(*problem).objective)
+
+
+def test_nothing_in_the_search_looks_at_values():
+    # fake tensors of a GPU (none is needed) have shapes only: any look at a value raises
+    with FakeTensorMode():
+        vertex, edge = torch.empty(2, 9, 9, device="cuda"), torch.empty(2, 45, 45, device="cuda")
+        graph = torch.empty(2, 9, 5, dtype=torch.int64, device="cuda")
+        for mask in (None, torch.empty(2, 9, dtype=torch.bool, device="cuda")):
+            matching = solve(vertex, edge, graph, graph, mask=mask, restarts=2, iterations=3)
+            assert matching.permutation.shape == (2, 9)
+            assert matching.permutation.device.type == "cuda"
+        with pytest.raises(DataDependentOutputException):
+            solve(vertex, edge, graph, graph, check=True)
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_gives_the_objective_of_the_eager_call():
+    problem = [part.cuda() for part in instances(4, 16, dtype=torch.float32)]
+    eager = solve(*problem, restarts=4, iterations=16)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = solve(*problem, restarts=4, iterations=16)
+    graph.replay()
+    torch.testing.assert_close(captured.objective, eager.objective)
+
+
+def test_the_fixed_pattern_is_spread_evenly():
+    pattern = draw_uniform(20_000, torch.zeros(1, dtype=torch.float64), None)
+    counts = torch.histc(pattern, 20, 0, 1)
+    assert (counts - 1000).abs().max().item() < 150  # five deviations of a fair count
+    neighbours = torch.corrcoef(torch.stack([pattern[:-1], pattern[1:]]))[0, 1]
+    assert abs(neighbours.item()) < 0.03
+
+
+# ---- mistakes
+
+
+def with_change(**changes):
+    vertex, edge, neighbors_s, neighbors_t = instances(2, 5, k=2)
+    problem = {
+        "vertex_affinity": vertex,
+        "edge_affinity": edge,
+        "neighbors_s": neighbors_s,
+        "neighbors_t": neighbors_t,
+    }
+    return {**problem, **changes}
+
+
+def altered(values, at, value):
+    values = values.clone()
+    values[at] = value
+    return values
+
+
+GOOD = with_change()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"vertex_affinity": altered(GOOD["vertex_affinity"], (1, 2, 3), torch.nan)},
+            r"vertex_affinity: nan at \[1, 2, 3\]",
+        ),
+        (
+            {"edge_affinity": altered(GOOD["edge_affinity"], (0, 1, 2), torch.inf)},
+            r"edge_affinity: inf at \[0, 1, 2\]",
+        ),
+        (
+            {"neighbors_s": altered(GOOD["neighbors_s"], (0, 0, 0), 5)},
+            r"neighbors_s: index 5, need -1 \(absent\) or 0..4",
+        ),
+        (
+            {"neighbors_t": altered(GOOD["neighbors_t"], (0, 0, 0), -2)},
+            r"neighbors_t: index -2, need -1 \(absent\) or 0..4",
+        ),
+        (
+            {"neighbors_t": altered(GOOD["neighbors_t"], (1, 3, 0), 3)},
+            "neighbors_t: a node is its own",
+        ),
+        (
+            {"neighbors_s": altered(GOOD["neighbors_s"], (1, 3), torch.tensor([0, 0]))},
+            "neighbors_s: a node lists the same neighbour twice",
+        ),
+        ({"restarts": 0}, "restarts: got 0"),
+        ({"iterations": -1}, "iterations: got -1"),
+    ],
+)
+def test_solve_names_the_argument_that_is_wrong(changes, message):
+    with pytest.raises(InputError, match=message):
+        solve(**with_change(**changes))
+
+
+def test_as_many_neighbours_as_nodes_are_refused():
+    everybody = torch.arange(4).expand(1, 4, 4)
+    with pytest.raises(
+        InputError, match="neighbors_s: k = 4 neighbours of a node in a graph of N = 4"
+    ):
+        solve(torch.zeros(1, 4, 4), torch.zeros(1, 16, 16), everybody, everybody)
+
+
+def test_more_slots_than_other_nodes_are_fine_when_they_are_empty():
+    found = solve(
+        torch.eye(2).unsqueeze(0),
+        torch.ones(1, 10, 10),
+        torch.tensor([[[1, -1, -1, -1, -1], [0, -1, -1, -1, -1]]]),
+        torch.tensor([[[1, -1, -1, -1, -1], [0, -1, -1, -1, -1]]]),
+    )
+    # two nodes and both edges are kept: 1 + 1 + 1 + 1 by hand
+    assert found.objective.tolist() == [4.0]
