@@ -167,7 +167,13 @@ def pretrain(
 
 @app.command()
 def probe(
-    weights: Weights,
+    weights: Annotated[
+        list[str],
+        typer.Option(
+            help="random, timm:NAME, a run folder, or a weight file; several are one encoder a "
+            "seed, judged by their mean."
+        ),
+    ],
     data: Annotated[Path, typer.Option(help="Labelled images: class folders or a manifest.")],
     out: OutFolder,
     backbone: BackboneName = None,

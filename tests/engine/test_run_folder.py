@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lvmmed.engine.run_folder import RunFolder, first_difference, write_atomically
+from lvmmed.engine.run_folder import RunFolder, first_difference
 from lvmmed.types import InputError
 
 YAML = "recipe: lvm-med\ntrain:\n  steps: 10\n  seed: 0\n"
@@ -127,20 +127,6 @@ def test_a_checkpoint_with_code_in_it_is_refused_unread(folder, capsys):
     with pytest.raises(InputError, match="cannot be read"):
         folder.latest_checkpoint()
     assert capsys.readouterr().out == ""
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def fail(temporary):
-        temporary.write_text("half")
-        raise RuntimeError("power")
-
-    with pytest.raises(RuntimeError, match="power"):
-        write_atomically(path, fail)
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_tables_are_csv_or_json_by_name(folder):

@@ -70,7 +70,9 @@ def test_padded_nodes_do_not_change_the_bound():
 
 def test_a_single_node_is_bounded_by_its_affinity():
     none = torch.full((1, 1, 2), -1)
-    found = bound(torch.full((1, 1, 1), 0.7).double(), torch.zeros(1, 2, 2).double(), none, none)
+    found = bound(
+        torch.full((1, 1, 1), 0.7, dtype=torch.float64), torch.zeros(1, 2, 2).double(), none, none
+    )
     assert found.item() == pytest.approx(0.7, abs=1e-9)
 
 

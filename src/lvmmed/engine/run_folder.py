@@ -4,10 +4,9 @@ import csv
 import io
 import json
 import math
-import os
 import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 import yaml
 
 from lvmmed.config import read_yaml
+from lvmmed.files import write_atomically
 from lvmmed.types import FORMAT_VERSION, InputError
 
 CONFIG = "config.yaml"
@@ -25,21 +25,6 @@ RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 NUM_CHECKPOINTS_KEPT = 2
 CHECKPOINT_NAME = re.compile(r"step_(\d{7,})\.pt")
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place in one move.
-
-    Args:
-        path: file to appear, or to be replaced; its folder exists.
-        write: takes the temporary path and writes the whole content.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def json_text(value: Any) -> str:

@@ -149,7 +149,7 @@ def _merge_pairs(problem: Problem) -> _Pairs:
     tails = tails.expand(num_graphs, -1)
     heads = problem.neighbors_s.clamp_min(0).flatten(1)
     low, high = torch.minimum(tails, heads), torch.maximum(tails, heads)
-    num_pairs = min(n * k, n * (n - 1) // 2)
+    num_pairs = max(1, min(n * k, n * (n - 1) // 2))
     # absent edges fall into key n * n, behind all others
     key = torch.where(present_s, low * n + high, n * n)
     is_joined = key.new_zeros(num_graphs, n * n + 1, dtype=torch.bool).scatter(1, key, True)

@@ -270,7 +270,7 @@ def _solve(problem: Problem, effort: dict[str, int], generator: torch.Generator 
 
 def _perturb(
     affinity: Float[Tensor, "B X X"],
-    given: Float[Tensor, "B X X"] | None,
+    given: Tensor | None,
     noise: float,
     generator: torch.Generator | None,
     *,

@@ -2,9 +2,8 @@
 
 import dataclasses
 import hashlib
-import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from lvmmed.files import write_atomically
 from lvmmed.models.backbones import (
     Backbone,
     build_backbone,
@@ -103,7 +103,7 @@ def save_encoder(backbone: Backbone, folder: Path, card: Card) -> Card:
         for key, value in backbone.model.state_dict().items()
     }
     path = folder / ENCODER
-    _write_atomically(path, lambda temporary: safetensors.torch.save_file(state, temporary))
+    write_atomically(path, lambda temporary: safetensors.torch.save_file(state, temporary))
     written = dataclasses.replace(
         card,
         backbone=backbone.name,
@@ -114,7 +114,7 @@ def save_encoder(backbone: Backbone, folder: Path, card: Card) -> Card:
         sha256=_sha256(path),
     )
     text = card_text(written)
-    _write_atomically(folder / CARD, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(folder / CARD, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return written
 
 
@@ -272,15 +272,6 @@ def _check_same(source: str, found: str, asked: str | None) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _first_line(error: BaseException) -> str:

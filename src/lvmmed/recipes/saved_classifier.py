@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lvmmed.engine.environment import code_version
-from lvmmed.engine.run_folder import RunFolder, write_atomically
+from lvmmed.engine.run_folder import RunFolder
+from lvmmed.files import write_atomically
 from lvmmed.models.cards import lineage
 from lvmmed.models.weights import load_encoder, save_encoder
 from lvmmed.recipes.labelled_images import LabelledImages
