@@ -220,3 +220,11 @@ def test_names_are_known_with_and_without_tag():
 def test_the_default_size_is_what_timm_states():
     assert default_size_px("resnet50") == 224
     assert default_size_px("vit_small_patch14_dinov2") == 518
+
+
+@pytest.mark.parametrize("switched_off", [torch.no_grad, torch.inference_mode])
+def test_an_encoder_can_be_built_where_gradients_are_switched_off(switched_off):
+    backbones._plan.cache_clear()
+    with switched_off():
+        encoder = build_backbone("resnet10t", size_px=32)
+    assert encoder.width == 512

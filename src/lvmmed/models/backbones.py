@@ -207,10 +207,12 @@ def _plan(name: str, size_px: int) -> _Plan:
     """Run the encoder on torch's meta device, where tensors have shapes but no values."""
     _check_name(name)
     try:
-        with torch.device("meta"):
-            model = _create(name, size_px=size_px, pretrained=False)
-            feature_map = _feature_map(model, torch.zeros(2, 3, size_px, size_px))
-        feature_map.sum().backward()  # type: ignore[no-untyped-call]
+        # gradients say what is used, also where the caller has switched them off
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            with torch.device("meta"):
+                model = _create(name, size_px=size_px, pretrained=False)
+                feature_map = _feature_map(model, torch.zeros(2, 3, size_px, size_px))
+            feature_map.sum().backward()  # type: ignore[no-untyped-call]
     except InputError:
         raise
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:

@@ -34,7 +34,7 @@ OVERRIDES = (
     f"model.backbone={BACKBONE}",
     f"views.size={SIZE_PX}",
     "train.batch_size=64",
-    "train.steps=60",
+    "train.steps=50",
     "log.every=5",
 )
 FINETUNE = FinetuneSettings(backbone=BACKBONE, size_px=SIZE_PX, epochs=6, seeds=(0,))
