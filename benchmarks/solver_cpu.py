@@ -3,7 +3,8 @@
 Problems are those of a training step: cosines of synthetic embeddings of two views with a share of
 signal (0: untrained, 2: aligned), Gumbel noise and scaled edges. The gap is the distance from the
 best objective known (a long run and everything tried here), in percent of its lead over random
-matchings. The time is the median of repeated calls on a batch of eight graphs, one thread.
+matchings. The time is the median CPU time of repeated calls on a batch of eight graphs; with one
+thread that is the wall time on an idle core.
 
     python benchmarks/solver_cpu.py --nodes 16
     python benchmarks/solver_cpu.py --nodes 32 --graphs 8 --out
@@ -69,13 +70,13 @@ def mean_of_random(instance: Instance, num_draws: int = 200) -> Tensor:
 
 
 def time_ms(instance: Instance, restarts: int, iterations: int, repeats: int) -> float:
-    """Median milliseconds of one call on `TIMED_GRAPHS` graphs."""
+    """Median CPU milliseconds of one call on `TIMED_GRAPHS` graphs."""
     part = [values[:TIMED_GRAPHS] for values in instance]
     times = []
     for _ in range(repeats + 1):
-        start = time.perf_counter()
+        start = time.process_time()
         solve(*part, restarts=restarts, iterations=iterations)
-        times.append(1e3 * (time.perf_counter() - start))
+        times.append(1e3 * (time.process_time() - start))
     return statistics.median(times[1:])
 
 

@@ -29,7 +29,7 @@ def test_aligned_views_are_certified_optimal(n):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 10, 16, 32, 64])
-def test_aligned_views_are_certified_optimal(n):
+def test_aligned_views_of_all_sizes_are_certified_optimal(n):
     problem = instances(2 if n == 64 else 8, n, signal=2.0, seed=50 + n, dtype=torch.float32)
     matching = solve(*problem, restarts=4, iterations=30)
     gap = (bound(*problem, iterations=200) - matching.objective) / matching.objective
