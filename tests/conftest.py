@@ -7,6 +7,12 @@ import pytest
 import torch
 
 
+def pytest_runtest_setup(item):
+    """Skip what needs a GPU where there is none, and say so."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads():
     torch.set_num_threads(2)
