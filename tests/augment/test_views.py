@@ -250,8 +250,6 @@ def test_views_read_no_value_and_make_no_tensor_off_the_device(grey_only):
 
 @pytest.mark.gpu
 def test_gpu_and_cpu_make_the_same_views():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     for images in (pictures(), [image for image in pictures() if image.ndim == 2]):
         settings = ViewsConfig(size=64, jitter_probability=1.0, blur_probability=1.0)
         on_cpu = make_views(images, settings)
@@ -264,8 +262,6 @@ def test_gpu_and_cpu_make_the_same_views():
 
 @pytest.mark.gpu
 def test_views_on_the_gpu_never_make_the_host_wait():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     batch, settings = pad_images(pictures()), ViewsConfig(size=64)
     parameters = draw_views(batch.sizes, settings, generator=torch.Generator()).to("cuda")
     batch = batch.to("cuda")

@@ -170,7 +170,13 @@ def finetune_classification(
     device = choose_device(chosen.device)
     size_px = size_of_images(data, chosen.size_px)
     encoder = load_judged(weights, backbone=chosen.backbone, size_px=size_px, seed=chosen.seeds[0])
-    images = _load_images(data, chosen, encoder.size_px, progress)
+    images = load_labelled_images(
+        data,
+        size_px=encoder.size_px,
+        seed=chosen.split_seed,
+        label_column=chosen.label_column,
+        progress=progress,
+    )
     tuned: list[_Tuned] = []
     for i, seed in enumerate(chosen.seeds):
         if i > 0:
@@ -212,23 +218,6 @@ class _EpochWatch:
         if self.progress is not None:
             note = f"val balanced accuracy {100 * row.val_balanced_accuracy:.1f}"
             self.progress(self.first + row.epoch, self.total, note)
-
-
-def _load_images(
-    data: Path | LabelledImages,
-    settings: FinetuneSettings,
-    size_px: int,
-    progress: Progress | None,
-) -> LabelledImages:
-    if isinstance(data, LabelledImages):
-        return data
-    return load_labelled_images(
-        data,
-        size_px=size_px,
-        seed=settings.split_seed,
-        label_column=settings.label_column,
-        progress=progress,
-    )
 
 
 def _tune(

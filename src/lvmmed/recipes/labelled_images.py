@@ -67,7 +67,7 @@ class LabelledImages:
 
 
 def load_labelled_images(
-    data: Path,
+    data: Path | LabelledImages,
     *,
     size_px: int,
     seed: int = 0,
@@ -77,7 +77,7 @@ def load_labelled_images(
     """Read and decode the splits train, val and every test split.
 
     Args:
-        data: folder or list, as `read_labelled` takes it.
+        data: folder or list, as `read_labelled` takes it; images loaded before stay as they are.
         size_px: side of the squares.
         seed: for splits that are made because the data has none.
         label_column: column of the list with the classes; None for the usual names.
@@ -89,6 +89,8 @@ def load_labelled_images(
     Raises:
         InputError: there is nothing to test on; what `read_labelled` and the readers refuse.
     """
+    if isinstance(data, LabelledImages):
+        return data
     labelled = read_labelled(data, seed=seed, label_column=label_column)
     if not labelled.test_splits:
         raise InputError(

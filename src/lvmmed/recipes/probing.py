@@ -119,7 +119,13 @@ def probe(
         raise InputError("weights: none given; name an encoder, or random")
     device = choose_device(chosen.device)
     loaded = _load_encoders(sources, chosen, size_of_images(data, chosen.size_px))
-    images = _load_images(data, chosen, loaded[0][1].size_px, progress)
+    images = load_labelled_images(
+        data,
+        size_px=loaded[0][1].size_px,
+        seed=chosen.split_seed,
+        label_column=chosen.label_column,
+        progress=progress,
+    )
     encoders = encode(
         loaded, images, batch_size=chosen.batch_size, device=device, progress=progress
     )
@@ -174,23 +180,6 @@ def _load_encoders(
         (seed, load_judged(source, backbone=settings.backbone, size_px=size_px, seed=seed))
         for seed, source in pairs
     ]
-
-
-def _load_images(
-    data: Path | LabelledImages,
-    settings: ProbeSettings,
-    size_px: int,
-    progress: Progress | None,
-) -> LabelledImages:
-    if isinstance(data, LabelledImages):
-        return data
-    return load_labelled_images(
-        data,
-        size_px=size_px,
-        seed=settings.split_seed,
-        label_column=settings.label_column,
-        progress=progress,
-    )
 
 
 def _facts(encoders: Sequence[Encoder], trials: Sequence[Trial]) -> dict[str, Any]:
