@@ -22,14 +22,7 @@ from lvmmed.probes import (
 )
 from lvmmed.types import InputError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Tensors are so small that a second thread costs more than it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

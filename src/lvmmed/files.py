@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all."""
+"""Files as a whole: written at once or not at all, and their hash."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,3 +19,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,18 +27,28 @@ def test_aligned_views_are_certified_optimal(n):
     assert (gap <= 1e-4).all()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [8, 10, 16, 32, 64])
-def test_aligned_views_of_all_sizes_are_certified_optimal(n):
-    problem = instances(2 if n == 64 else 8, n, signal=2.0, seed=50 + n, dtype=torch.float32)
+def _gaps_of_aligned_views(num_graphs, n):
+    problem = instances(num_graphs, n, signal=2.0, seed=50 + n, dtype=torch.float32)
     matching = solve(*problem, restarts=4, iterations=30)
     gap = (bound(*problem, iterations=200) - matching.objective) / matching.objective
     assert (gap > -1e-6).all()
-    # of the two large instances one is so noisy that the best matching found swaps two nodes;
-    # there the bound stays 8e-4 above, also with more effort on both sides
-    is_aligned = (matching.permutation == torch.arange(n)).all(1)
-    assert is_aligned.float().mean() >= 0.5
-    assert (gap[is_aligned] <= 1e-4).all()
+    return gap, (matching.permutation == torch.arange(n)).all(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [8, 10, 16, 32])
+def test_all_aligned_views_are_certified_optimal(n):
+    gap, _ = _gaps_of_aligned_views(8, n)
+    assert (gap <= 1e-4).all()
+
+
+@pytest.mark.slow
+def test_aligned_views_of_sixty_four_nodes_are_certified_where_the_matching_is_the_identity():
+    gap, is_identity = _gaps_of_aligned_views(2, 64)
+    # one of the two is so noisy that the best matching found swaps two nodes; there the bound
+    # stays 8e-4 above, also with more effort on both sides
+    assert is_identity.float().mean() >= 0.5
+    assert (gap[is_identity] <= 1e-4).all()
     assert (gap <= 1e-3).all()
 
 

@@ -35,13 +35,7 @@ TINY = [
 CLOCK = ("images_per_s", "data_wait_frac", "alarms", "warnings")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Steps this small only lose time by sharing them out between threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

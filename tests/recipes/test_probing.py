@@ -19,13 +19,7 @@ from lvmmed.types import Card, InputError
 SETTINGS = ProbeSettings(backbone="test_resnet", size_px=32, seeds=(0, 1), device="cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Tensors are so small that a second thread costs more than it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,7 @@ from lvmmed.types import InputError
 SIDE = 32
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tensors are so small that a second thread costs more than it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _stripes(num_per_class, *, seed):

@@ -27,7 +27,8 @@ from lvmmed.data.labelled_rows import (
     rows_of_list,
 )
 from lvmmed.data.labelled_splits import HELD_OUT_FRAC, absence_warnings, leak_warnings, set_aside
-from lvmmed.data.readers import file_sha256, read_records
+from lvmmed.data.readers import read_records
+from lvmmed.files import file_sha256
 from lvmmed.types import InputError
 
 

@@ -5,7 +5,6 @@ header but modality and geometry; identities leave it only as salted hashes.
 """
 
 import gzip
-import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from lvmmed.data.records import (
     one_line,
 )
 from lvmmed.data.salt import salted_key
+from lvmmed.files import file_sha256
 from lvmmed.types import ImageRecord
 
 HEAD_BYTES = 352
@@ -107,12 +107,6 @@ def _warning_text(item: warnings.WarningMessage) -> str:
     """First sentence of a library's warning without what may quote a header's value."""
     text = one_line(str(item.message), max_chars=120).split(":")[0].split("'")[0]
     return f"{item.category.__name__}: {text.strip()}"
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_readable_name(path: Path) -> bool:

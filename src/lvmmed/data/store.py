@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
 from lvmmed.data.stored_image import store_row
+from lvmmed.files import file_sha256
 from lvmmed.types import FORMAT_VERSION, INDEX_COLUMNS, ImageRecord, InputError
 
 SHARD_BYTES = 1 << 30
@@ -166,7 +167,9 @@ class Store:
         """Compare every file with its checksum; gives the names of those that differ."""
         expected = {s["name"]: s["sha256"] for s in self.meta["shards"]}
         expected["index.parquet"] = self.meta["index_sha256"]
-        return [name for name, digest in expected.items() if _sha256(self.path / name) != digest]
+        return [
+            name for name, digest in expected.items() if file_sha256(self.path / name) != digest
+        ]
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -346,7 +349,7 @@ class StoreWriter:
             "intensity_policies": dict(sorted(self._counters["intensity"].items())),
             "counts": {**_duplicates(self.out), **(counts or {})},
             "shards": self._shards,
-            "index_sha256": _sha256(self.out / "index.parquet"),
+            "index_sha256": file_sha256(self.out / "index.parquet"),
         }
         draft = self._draft("store.json")
         draft.write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
@@ -363,8 +366,3 @@ class StoreWriter:
 def _duplicates(out: Path) -> dict[str, int]:
     column = pq.read_table(out / "index.parquet", columns=["pixel_hash"])["pixel_hash"]
     return {"duplicates": len(column) - int(pc.count_distinct(column).as_py())}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,7 +1,6 @@
 """Reading encoders from all the files people have, and writing our own."""
 
 import dataclasses
-import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lvmmed.files import write_atomically
+from lvmmed.files import file_sha256, write_atomically
 from lvmmed.models.backbones import (
     Backbone,
     build_backbone,
@@ -111,7 +110,7 @@ def save_encoder(backbone: Backbone, folder: Path, card: Card) -> Card:
         input_size=backbone.size_px,
         mean=backbone.mean,
         std=backbone.std,
-        sha256=_sha256(path),
+        sha256=file_sha256(path),
     )
     text = card_text(written)
     write_atomically(folder / CARD, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -155,7 +154,7 @@ def _built(name: str, *, size_px: int | None, seed: int, pretrained: bool) -> Lo
 
 def _load_ours(path: Path, *, backbone: str | None, size_px: int | None) -> LoadedEncoder:
     card = read_card(path.parent / CARD)
-    if card.sha256 is not None and card.sha256 != _sha256(path):
+    if card.sha256 is not None and card.sha256 != file_sha256(path):
         raise InputError(
             f"{path}: sha256 differs from the one in {CARD}; copy both files again, "
             f"or move the file away from a {CARD} that is not its own"
@@ -267,11 +266,6 @@ def _check_same(source: str, found: str, asked: str | None) -> None:
             f"weights {source!r}: hold {found}, but model.backbone is {asked!r}; "
             f"use --set model.backbone={found}"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 The encoder can be loaded on its own, as that of any run folder.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lvmmed.engine.environment import code_version
 from lvmmed.engine.run_folder import RunFolder
-from lvmmed.files import write_atomically
+from lvmmed.files import file_sha256, write_atomically
 from lvmmed.models.cards import lineage
 from lvmmed.models.weights import load_encoder, save_encoder
 from lvmmed.recipes.labelled_images import LabelledImages
@@ -89,7 +88,7 @@ def save_classifier(
         "selected_on": "val",
         "data_fingerprint": images.labelled.fingerprint,
         "encoder_sha256": card.sha256,
-        "head_sha256": _sha256(path),
+        "head_sha256": file_sha256(path),
     }
     folder.write_json(CLASSIFIER_NAME, values)
 
@@ -97,10 +96,6 @@ def save_classifier(
 def _data_name(images: LabelledImages) -> str:
     source = images.source.resolve()
     return source.parent.name if source.suffix else source.name
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load_classifier(run_folder: Path) -> LoadedClassifier:
@@ -128,7 +123,7 @@ def load_classifier(run_folder: Path) -> LoadedClassifier:
             f"to {FORMAT_VERSION}; upgrade lvmmed"
         )
     loaded = load_encoder(str(run_folder))
-    if _sha256(head_path) != values["head_sha256"] or (
+    if file_sha256(head_path) != values["head_sha256"] or (
         loaded.card.sha256 != values["encoder_sha256"]
     ):
         raise InputError(
