@@ -12,6 +12,7 @@ from lvmmed.evaluation.comparison import (
     summarise_predictions,
     summarise_runs,
 )
+from lvmmed.evaluation.segmentation import OverlapCases
 from lvmmed.types import InputError
 
 NUM_CASES = 80
@@ -175,3 +176,44 @@ def test_other_labels_cannot_be_compared(tmp_path):
 def test_runs_without_a_common_table_are_refused():
     with pytest.raises(InputError, match="no model and split in common"):
         merge_runs([[_table([0.7])], [_table([0.7], model="knn")]])
+
+
+def _overlaps(dice, *, seed=0):
+    values = np.asarray(dice)[None, :, None]
+    return OverlapCases(
+        model="linear",
+        split="test",
+        classes=("foreground",),
+        files=tuple(f"{i}.png" for i in range(values.shape[1])),
+        groups=tuple(f"g{i}" for i in range(values.shape[1])),
+        seeds=(seed,),
+        dice=values,
+        iou=values / (2 - values),
+    )
+
+
+def test_a_difference_of_dice_is_paired_over_the_same_cases(tmp_path):
+    generator = np.random.default_rng(0)
+    hard = generator.uniform(0, 0.9, size=80)  # cases differ much more than methods
+    gain = generator.uniform(0, 0.1, size=80)
+    worse, better = _overlaps(hard), _overlaps(hard + gain)
+    shuffled = better.aligned_with(OverlapCases(**{**vars(better), "files": better.files[::-1]}))
+    a, b = _run(tmp_path / "a", shuffled), _run(tmp_path / "b", worse)
+    found = compare_runs(a, b, "linear.dice", "test")
+    assert found.estimate == pytest.approx(gain.mean())
+    error = gain.std(ddof=1) / 80**0.5
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_runs_that_segment_are_put_together_as_seeds(tmp_path):
+    runs = [_run(tmp_path / str(i), _overlaps(np.full(10, x))) for i, x in enumerate((0.5, 0.7))]
+    found = summarise_runs(runs)["test"]["linear.dice"]
+    assert found.per_seed == pytest.approx([0.5, 0.7])
+    assert found.mean == pytest.approx(0.6)
+
+
+def test_classes_and_masks_cannot_be_compared(tmp_path):
+    a = _run(tmp_path / "a", _table([0.7]))
+    b = _run(tmp_path / "b", _overlaps(np.ones(NUM_CASES)))
+    with pytest.raises(InputError, match="some classify and some segment"):
+        compare_runs(a, b, "linear.accuracy", "test")

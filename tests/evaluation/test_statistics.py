@@ -17,6 +17,7 @@ from lvmmed.evaluation.statistics import (
     percentile_interval,
     repeated,
     t_interval,
+    welch_interval,
 )
 
 
@@ -170,6 +171,14 @@ def test_t_interval_equals_scipy():
 @pytest.mark.parametrize("values", [[0.7], []])
 def test_t_interval_needs_two_runs(values):
     assert math.isnan(t_interval(values).low)
+
+
+def test_the_interval_over_runs_is_welchs():
+    first, second = [0.80, 0.84, 0.85], [0.70, 0.71, 0.75, 0.74]
+    expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    assert welch_interval(first, second) == pytest.approx((expected.low, expected.high))
+    assert welch_interval([0.5], second) is None
+    assert welch_interval([0.5, 0.5], [0.25, 0.25]) == (0.25, 0.25)
 
 
 def test_two_thousand_resamples_of_all_scores_take_seconds():

@@ -14,7 +14,14 @@ from reference.run_folders import (
     write_pretrain,
 )
 
-from lvmmed.report.pictures import data_uri, read_graph, read_neighbours, read_views, spread
+from lvmmed.report.pictures import (
+    data_uri,
+    matched_graphs_of,
+    read_graph,
+    read_neighbours,
+    read_views,
+    spread,
+)
 from lvmmed.report.run import read_runs
 from lvmmed.types import InputError
 
@@ -107,6 +114,49 @@ def test_a_matching_that_leaves_its_graph_is_refused(tmp_path):
     run = _pretrained(tmp_path, make_samples(permutation=[0, 2], first_order=[0, 1]))
     with pytest.raises(InputError, match="permutation points outside its graph"):
         read_graph(run)
+
+
+def _with_edges(samples, neighbors_s, neighbors_t, suffix=""):
+    edges = {"neighbors_s": neighbors_s, "neighbors_t": neighbors_t}
+    return {**samples, **{name + suffix: np.array(rows) for name, rows in edges.items()}}
+
+
+def test_accuracies_count_nodes_with_and_without_edges(tmp_path):
+    samples = make_samples(permutation=[0, 1, 3, 2], first_order=[0, 2, 2, 1])
+    graph = read_graph(_pretrained(tmp_path, samples))
+    # with edges 0 and 1 are right, without them 0 and 2
+    assert (graph.accuracy, graph.accuracy_first_order) == (0.5, 0.5)
+    assert (graph.edges_s, graph.carried_edges) == (frozenset(), frozenset())
+
+
+def test_edges_that_the_matching_carries_over_are_told(tmp_path):
+    samples = make_samples(permutation=[1, 0, 2], first_order=[0, 1, 2])
+    samples = _with_edges(samples, [[1], [2], [-1]], [[1], [0], [1]])
+    (graph,) = matched_graphs_of(samples, tmp_path)
+    assert graph.edges_s == {(0, 1), (1, 2)}
+    assert graph.edges_t == {(0, 1), (1, 0), (2, 1)}
+    # 0 -> 1 becomes 1 -> 0, which view t has; 1 -> 2 becomes 0 -> 2, which it has not
+    assert graph.carried_edges == {(0, 1)}
+
+
+def test_further_graphs_are_read_in_order_and_old_files_have_one(tmp_path):
+    first = make_samples(permutation=[0, 1, 2], first_order=[0, 1, 2])
+    second = make_samples(permutation=[1, 0], first_order=[0, 1])
+    graph_names = ("graph_view_s", "graph_view_t", "permutation", "permutation_first_order")
+    both = {**first, **{f"{name}_1": second[name] for name in graph_names}}
+    assert [len(graph.pairs) for graph in matched_graphs_of(first, tmp_path)] == [3]
+    assert [len(graph.pairs) for graph in matched_graphs_of(both, tmp_path)] == [3, 2]
+    assert matched_graphs_of(make_samples(), tmp_path) == ()
+    del both["graph_view_t_1"]
+    with pytest.raises(InputError, match="lacks the array 'graph_view_t_1'"):
+        matched_graphs_of(both, tmp_path / "samples.npz")
+
+
+@pytest.mark.parametrize("rows", [[[1], [2]], [[1], [2], [3]], [[1], [2], [-2]], [1, 2, 0]])
+def test_edges_that_leave_their_graph_are_refused(tmp_path, rows):
+    samples = make_samples(permutation=[0, 1, 2], first_order=[0, 1, 2])
+    with pytest.raises(InputError, match="neighbors_t has shape"):
+        matched_graphs_of(_with_edges(samples, [[1], [2], [0]], rows), tmp_path)
 
 
 def test_neighbours_that_do_not_fit_are_refused(tmp_path):

@@ -10,7 +10,6 @@ from reference.run_folders import (
     write_judging,
     write_pretrain,
 )
-from scipy import stats
 
 from lvmmed.report import headline
 from lvmmed.report.run import read_runs
@@ -21,7 +20,6 @@ from lvmmed.report.verdicts import (
     enumerated,
     points,
     verdicts,
-    welch_interval,
 )
 
 
@@ -80,14 +78,6 @@ def test_cases_on_both_sides_are_paired(tmp_path):
     (verdict,) = verdicts(data_sets(read_runs(folders), ()))
     assert verdict.difference.is_paired
     assert verdict.difference.over_cases == pytest.approx((1.0, 1.0))
-
-
-def test_the_interval_over_runs_is_welchs():
-    first, second = [0.80, 0.84, 0.85], [0.70, 0.71, 0.75, 0.74]
-    expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
-    assert welch_interval(first, second) == pytest.approx((expected.low, expected.high))
-    assert welch_interval([0.5], second) is None
-    assert welch_interval([0.5, 0.5], [0.25, 0.25]) == (0.25, 0.25)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Per-case predictions: what every figure of a run is computed from (cases.csv).
+"""Per-case results: what every figure of a run is computed from (cases.csv).
+
+Every task has its own table, a `CaseTable`: class probabilities here, overlaps in `segmentation`.
 
 Letters used in shapes:
     s: seeds.
@@ -10,8 +12,9 @@ import csv
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -23,6 +26,76 @@ from lvmmed.types import InputError
 FIXED_COLUMNS = ("split", "file", "group", "label", "prediction", "seed", "model")
 PROBABILITY_PREFIX = "probability_"
 CASES_NAME = "cases.csv"
+
+_SameTable = TypeVar("_SameTable")
+
+
+@runtime_checkable
+class CaseTable(Protocol):
+    """What one model, trained with each of several seeds, is worth on every case of one split."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model, such as "linear"."""
+
+    @property
+    def split(self) -> str:
+        """Split of the cases."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """One a case; the key for pairing with other models."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Patient or file identity of each case."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """What tells the layers apart."""
+
+    def scorers(self) -> list[Scorer]:
+        """One scorer a seed, for the bootstrap."""
+
+    def aligned_with(self: _SameTable, other: _SameTable) -> _SameTable:
+        """Put the cases in the other's order; refuse other cases or other truth."""
+
+    def joined_with(self: _SameTable, others: Sequence[_SameTable]) -> _SameTable:
+        """Add the layers of aligned tables; the seeds are numbered from 0."""
+
+    def header(self) -> list[str]:
+        """Columns in cases.csv."""
+
+    def rows(self) -> Iterable[list[str]]:
+        """One row of cases.csv a seed and case."""
+
+
+def case_order(files: Sequence[str], wanted: Sequence[str], *, what: str) -> Int[np.ndarray, " n"]:
+    """Find where each wanted file stands.
+
+    Args:
+        files: one a case.
+        wanted: the same files in another order.
+        what: what the cases belong to, for the message.
+
+    Returns:
+        Positions in `files`.
+
+    Raises:
+        InputError: the files are not the same set.
+    """
+    place = {file: i for i, file in enumerate(files)}
+    missing = sorted(set(wanted) ^ set(files))
+    if missing:
+        raise InputError(
+            f"{what}: {len(missing)} cases differ between the runs "
+            f"(first: {missing[0]}); only runs tested on the same cases can be compared"
+        )
+    return np.array([place[file] for file in wanted], dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,63 +144,80 @@ class Predictions:
         """
         if tuple(files) == self.files:
             return self
-        place = {file: i for i, file in enumerate(self.files)}
-        missing = sorted(set(files) ^ set(self.files))
-        if missing:
-            raise InputError(
-                f"{self.model} on {self.split}: {len(missing)} cases differ between the runs "
-                f"(first: {missing[0]}); only runs tested on the same cases can be compared"
-            )
-        order = np.array([place[file] for file in files])
-        return Predictions(
-            model=self.model,
-            split=self.split,
-            classes=self.classes,
+        order = case_order(self.files, files, what=f"{self.model} on {self.split}")
+        return replace(
+            self,
             files=tuple(files),
             groups=tuple(self.groups[i] for i in order),
             labels=self.labels[order],
-            seeds=self.seeds,
             probabilities=self.probabilities[:, order],
         )
 
+    def aligned_with(self, other: "Predictions") -> "Predictions":
+        """Put the cases in the other's order.
 
-def write_cases(path: Path, predictions: Sequence[Predictions]) -> None:
-    """Write one row per model, split, seed and case; atomic.
+        Args:
+            other: predictions of the same cases.
 
-    Columns: split, file, group, label, prediction, seed, model, then `probability_<class>`.
-    Nine digits keep a float32 exactly, so every score can be recomputed from the file.
+        Returns:
+            The same table with its cases reordered.
+
+        Raises:
+            InputError: other cases, or labels that differ.
+        """
+        aligned = self.reordered(other.files)
+        if not np.array_equal(aligned.labels, other.labels):
+            raise InputError(
+                f"runs: labels on {self.split} differ; were they run on the same list?"
+            )
+        return aligned
+
+    def joined_with(self, others: Sequence["Predictions"]) -> "Predictions":
+        """Add the layers of aligned tables; the seeds are numbered from 0."""
+        layers = np.concatenate([table.probabilities for table in (self, *others)])
+        return replace(self, seeds=tuple(range(len(layers))), probabilities=layers)
+
+    def header(self) -> list[str]:
+        """Columns in cases.csv."""
+        return [*FIXED_COLUMNS, *(PROBABILITY_PREFIX + name for name in self.classes)]
+
+    def rows(self) -> Iterable[list[str]]:
+        """One row of cases.csv a seed and case; nine digits keep a float32 exactly."""
+        for seed, layer in zip(self.seeds, self.layers(), strict=True):
+            for i, row in enumerate(layer):
+                yield [
+                    self.split,
+                    self.files[i],
+                    self.groups[i],
+                    self.classes[self.labels[i]],
+                    self.classes[int(row.argmax())],
+                    str(seed),
+                    self.model,
+                    *(f"{value:.9g}" for value in row),
+                ]
+
+
+def write_cases(path: Path, tables: Sequence[CaseTable]) -> None:
+    """Write the rows of all tables below one header; atomic.
+
+    Numbers are written so that every score can be recomputed from the file. Columns of
+    `Predictions`: split, file, group, label, prediction, seed, model, then `probability_<class>`.
 
     Args:
         path: file to write.
-        predictions: all over the same classes.
+        tables: all of one task, over the same classes.
     """
-    classes = predictions[0].classes
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow([*FIXED_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)])
-        for table in predictions:
-            writer.writerows(_rows(table))
+        writer.writerow(tables[0].header())
+        for table in tables:
+            writer.writerows(table.rows())
     temporary.replace(path)
 
 
-def _rows(table: Predictions) -> Iterable[list[str]]:
-    for seed, layer in zip(table.seeds, table.layers(), strict=True):
-        for i, row in enumerate(layer):
-            yield [
-                table.split,
-                table.files[i],
-                table.groups[i],
-                table.classes[table.labels[i]],
-                table.classes[int(row.argmax())],
-                str(seed),
-                table.model,
-                *(f"{value:.9g}" for value in row),
-            ]
-
-
 def read_cases(path: Path) -> list[Predictions]:
-    """Read what `write_cases` wrote, in the order of the file.
+    """Read the predictions that `write_cases` wrote, in the order of the file.
 
     Args:
         path: cases.csv, or the run folder that holds it.

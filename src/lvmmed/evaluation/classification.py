@@ -100,6 +100,13 @@ def weighted_scores(
     }
 
 
+def calibration_bins(confidence: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Number of each case's bin: [0, 1/15), [1/15, 2/15), ..., [14/15, 1]."""
+    numbers = (confidence * NUM_CALIBRATION_BINS).astype(np.int64)
+    bins: np.ndarray = np.clip(numbers, 0, NUM_CALIBRATION_BINS - 1)
+    return bins
+
+
 def confusion_counts(
     predictions: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], *, num_classes: int
 ) -> Int[np.ndarray, "c c"]:
@@ -196,7 +203,7 @@ def _calibration_error(
 ) -> Float[np.ndarray, " R"]:
     confidence = probabilities.max(axis=1).astype(np.float64)
     is_right = probabilities.argmax(axis=1) == labels
-    # bins [0, 1/15), [1/15, 2/15), ..., [14/15, 1]
-    bins = np.clip((confidence * NUM_CALIBRATION_BINS).astype(int), 0, NUM_CALIBRATION_BINS - 1)
-    gap = _sum_by(weights * (is_right - confidence), bins, NUM_CALIBRATION_BINS)
+    gap = _sum_by(
+        weights * (is_right - confidence), calibration_bins(confidence), NUM_CALIBRATION_BINS
+    )
     return _ratio(np.abs(gap).sum(axis=1), weights.sum(axis=1))

@@ -7,16 +7,18 @@ single run". With the three to five seeds that people can afford, an interval ov
 and rests on normality, so it is offered (`statistics.t_interval`) and not mixed in.
 """
 
+import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lvmmed.config import did_you_mean
-from lvmmed.evaluation.cases import Predictions, read_cases
+from lvmmed.evaluation.cases import CASES_NAME, CaseTable, read_cases
+from lvmmed.evaluation.segmentation import OVERLAPS, read_overlap_cases
 from lvmmed.evaluation.statistics import (
     DEFAULT_NUM_RESAMPLES,
     Interval,
@@ -30,6 +32,8 @@ FINETUNED = "finetuned"
 
 BOOTSTRAP_SEED = 20230620
 """Resamples are the same for every figure, so that a table can be computed again."""
+
+TableT = TypeVar("TableT", bound=CaseTable)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +68,7 @@ def metric_key(model: str, metric: str) -> str:
 
 
 def summarise_predictions(
-    predictions: Sequence[Predictions], *, num_resamples: int = DEFAULT_NUM_RESAMPLES
+    predictions: Sequence[CaseTable], *, num_resamples: int = DEFAULT_NUM_RESAMPLES
 ) -> dict[str, dict[str, Figure]]:
     """Compute every score of every model and split, with intervals.
 
@@ -83,7 +87,7 @@ def summarise_predictions(
     return figures
 
 
-def _summarise(table: Predictions, num_resamples: int) -> dict[str, Figure]:
+def _summarise(table: CaseTable, num_resamples: int) -> dict[str, Figure]:
     scorers = table.scorers()
     ones = np.ones((1, len(table.files)), dtype=np.int64)
     per_seed = [scorer(ones) for scorer in scorers]
@@ -113,7 +117,7 @@ def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def merge_runs(runs: Sequence[Sequence[Predictions]]) -> list[Predictions]:
+def merge_runs(runs: Sequence[Sequence[TableT]]) -> list[TableT]:
     """Lay several runs over the same cases together, as if each were a seed of one run.
 
     Args:
@@ -134,33 +138,41 @@ def merge_runs(runs: Sequence[Sequence[Predictions]]) -> list[Predictions]:
     return [_merge([tables[key] for tables in by_key]) for key in common]
 
 
-def _merge(tables: Sequence[Predictions]) -> Predictions:
-    first = tables[0]
-    aligned = [_aligned(table, first) for table in tables]
-    layers = np.concatenate([table.probabilities for table in aligned])
-    return Predictions(
-        model=first.model,
-        split=first.split,
-        classes=first.classes,
-        files=first.files,
-        groups=first.groups,
-        labels=first.labels,
-        seeds=tuple(range(len(layers))),
-        probabilities=layers,
-    )
+def _merge(tables: Sequence[TableT]) -> TableT:
+    first, *others = tables
+    return first.joined_with([_aligned(table, first) for table in others])
 
 
-def _aligned(table: Predictions, like: Predictions) -> Predictions:
-    """Put the cases in the other's order; refuse other classes, cases or labels."""
+def _aligned(table: TableT, like: TableT) -> TableT:
+    """Put the cases in the other's order; refuse another task, classes, cases or labels."""
+    if type(table) is not type(like):
+        raise InputError("runs: some classify and some segment; give runs of one task")
     if table.classes != like.classes:
         raise InputError(
             f"runs: classes {', '.join(table.classes)} and {', '.join(like.classes)}; "
             "only runs on the same classes can be compared"
         )
-    aligned = table.reordered(like.files)
-    if not np.array_equal(aligned.labels, like.labels):
-        raise InputError(f"runs: labels on {table.split} differ; were they run on the same list?")
-    return aligned
+    return table.aligned_with(like)
+
+
+def read_tables(path: Path) -> Sequence[CaseTable]:
+    """Read a cases.csv of any task; the columns tell which.
+
+    What is missing, damaged or of no known task is refused with an InputError.
+
+    Args:
+        path: cases.csv, or the run folder that holds it.
+
+    Returns:
+        One table per (model, split), in the order of the file.
+    """
+    file = path / CASES_NAME if path.is_dir() else path
+    if file.is_file():
+        with file.open(newline="", encoding="utf-8") as stream:
+            header = next(csv.reader(stream), [])
+        if set(OVERLAPS) <= set(header):
+            return read_overlap_cases(file)
+    return read_cases(path)
 
 
 def summarise_runs(
@@ -178,7 +190,7 @@ def summarise_runs(
     Returns:
         split -> metric key -> figure.
     """
-    tables = merge_runs([read_cases(run) for run in runs])
+    tables = merge_runs([read_tables(run) for run in runs])
     return summarise_predictions(tables, num_resamples=num_resamples)
 
 
@@ -195,7 +207,7 @@ def compare_runs(
     Args:
         a: run folder, or several whose mean is taken (pre-training seeds).
         b: the same for the other side.
-        metric: such as "linear.accuracy" (probe) or "accuracy" (fine-tuning).
+        metric: such as "linear.accuracy" or "linear.dice" (probe), "accuracy" (fine-tuning).
         split: "val", "test", "test_in", ...
         num_resamples: bootstrap resamples.
 
@@ -221,11 +233,11 @@ def compare_runs(
     return intervals[name]
 
 
-def _choose(runs: Sequence[Path], metric: str, split: str) -> Predictions:
+def _choose(runs: Sequence[Path], metric: str, split: str) -> CaseTable:
     """Merge the runs' tables of one model and split."""
     model = metric.rpartition(".")[0] or FINETUNED
-    tables = merge_runs([read_cases(run) for run in runs])
-    found: Mapping[tuple[str, str], Predictions] = {(t.model, t.split): t for t in tables}
+    tables = merge_runs([read_tables(run) for run in runs])
+    found: Mapping[tuple[str, str], CaseTable] = {(t.model, t.split): t for t in tables}
     if (model, split) not in found:
         allowed = ", ".join(f"{key[0]} on {key[1]}" for key in found)
         raise InputError(f"{runs[0]}: no {model} on {split}; it has {allowed}")

@@ -195,6 +195,29 @@ def t_interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
     return Interval(estimate=mean, low=mean - half, high=mean + half)
 
 
+def welch_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of the difference of two means of unequal variance.
+
+    Args:
+        first: one figure a training run.
+        second: the same of the other side.
+
+    Returns:
+        Both ends, or None when either side has fewer than two runs.
+    """
+    if len(first) < 2 or len(second) < 2:
+        return None
+    value = float(np.mean(first) - np.mean(second))
+    parts = [float(np.var(side, ddof=1)) / len(side) for side in (first, second)]
+    if sum(parts) == 0:
+        return value, value
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (len(side) - 1) for part, side in zip(parts, (first, second), strict=True)
+    )
+    half = float(stats.t.ppf(0.975, freedom)) * sum(parts) ** 0.5
+    return value - half, value + half
+
+
 def repeated(score: Callable[[Int[np.ndarray, " m"]], float], *, name: str) -> Scorer:
     """Turn any function of case numbers into a `Scorer`; slow, one call a resample.
 

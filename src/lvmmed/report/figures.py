@@ -15,13 +15,13 @@ from lvmmed.report.groups import NUM_STYLES, Group
 from lvmmed.report.scores import DataSet, Key, Score, head_title, write_number
 from lvmmed.report.training import SHARED_SCALE, graph_size, mean_curve, series, thinned
 
-_INK, _SOFT, _GRID = "#010101", "#020202", "#030303"
-_STYLE_COLOURS = tuple(f"#0400{number:02x}" for number in range(NUM_STYLES))
+INK, SOFT, GRID = "#010101", "#020202", "#030303"
+STYLE_COLOURS = tuple(f"#0400{number:02x}" for number in range(NUM_STYLES))
 _CSS_NAMES = {
-    _INK: "var(--ink)",
-    _SOFT: "var(--soft)",
-    _GRID: "var(--line)",
-    **{colour: f"var(--s{number})" for number, colour in enumerate(_STYLE_COLOURS)},
+    INK: "var(--ink)",
+    SOFT: "var(--soft)",
+    GRID: "var(--line)",
+    **{colour: f"var(--s{number})" for number, colour in enumerate(STYLE_COLOURS)},
 }
 """Stand-in colours of the drawing -> the page's variables, which change with light and dark."""
 
@@ -37,7 +37,7 @@ DASHES: tuple[tuple[float, ...], ...] = (
 )
 """Dash lengths of each style in line widths, so that colour is never alone."""
 
-_MARKERS = "osD^vPXo"
+MARKERS = "osD^vPXo"
 _DRAWING: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lvmmed",
@@ -48,29 +48,30 @@ _DRAWING: dict[Any, Any] = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 7,
-    "axes.edgecolor": _SOFT,
-    "axes.labelcolor": _SOFT,
-    "axes.titlecolor": _INK,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": SOFT,
+    "axes.titlecolor": INK,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": _GRID,
+    "grid.color": GRID,
     "grid.linewidth": 0.6,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
     "xtick.major.size": 2.5,
     "ytick.major.size": 0,
     "xtick.major.width": 0.6,
-    "text.color": _INK,
+    "text.color": INK,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.transparent": True,
 }
 
 
-def _drawing() -> AbstractContextManager[None]:
+def drawing() -> AbstractContextManager[None]:
+    """Settings of matplotlib for every figure of the page, while the context lasts."""
     return mpl.rc_context(_DRAWING)
 
 
@@ -89,7 +90,7 @@ def curve_panel(
     Returns:
         An <svg> element.
     """
-    with _drawing():
+    with drawing():
         figure = Figure(figsize=(3.7, 2.25))
         axes = figure.add_axes((0.125, 0.185, 0.86, 0.7))  # the same in all, so that panels align
         for group in groups:
@@ -111,7 +112,7 @@ def curve_panel(
 
 def _draw_group(axes: Axes, group: Group, style: int, column: str) -> None:
     curves = [curve for run in group.runs if len((curve := series(run, column))[0])]
-    colour = _STYLE_COLOURS[style]
+    colour = STYLE_COLOURS[style]
     for curve in curves if len(curves) > 1 else []:
         axes.plot(*thinned(*curve), color=colour, linewidth=0.6, alpha=0.4)
     steps, values = mean_curve(curves)
@@ -128,7 +129,7 @@ def _draw_group(axes: Axes, group: Group, style: int, column: str) -> None:
 def _draw_chance(axes: Axes, groups: Sequence[Group]) -> None:
     for size in sorted({size for group in groups if (size := graph_size(group.runs[0]))}):
         chance = 1 / size
-        axes.axhline(chance, color=_SOFT, linewidth=0.8, linestyle=(0, (1, 2)))
+        axes.axhline(chance, color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)))
         axes.annotate(
             f"chance 1/{size}",
             (1, chance),
@@ -138,7 +139,7 @@ def _draw_chance(axes: Axes, groups: Sequence[Group]) -> None:
             ha="right",
             va="bottom",
             fontsize=7,
-            color=_SOFT,
+            color=SOFT,
         )
 
 
@@ -159,7 +160,7 @@ def interval_plot(
     """
     blocks = [(key, [judged for judged in data.groups if key in judged.scores]) for key in keys]
     num_rows = sum(1 + len(members) for _, members in blocks)
-    with _drawing():
+    with drawing():
         figure = Figure(figsize=(4.4, 0.66 + 0.2 * num_rows), layout="constrained")
         axes = figure.add_subplot()
         labels: list[str] = []
@@ -182,14 +183,14 @@ def _label_rows(axes: Axes, labels: Sequence[str], headings: Set[str]) -> None:
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", labelcolor=_INK)
+    axes.tick_params(axis="y", labelcolor=INK)
     for label in axes.get_yticklabels():
         if label.get_text() in headings:
-            label.set_color(_SOFT)
+            label.set_color(SOFT)
 
 
 def _draw_score(axes: Axes, place: float, score: Score, style: int) -> None:
-    colour, marker = _STYLE_COLOURS[style], _MARKERS[style]
+    colour, marker = STYLE_COLOURS[style], MARKERS[style]
     if score.low is not None and score.high is not None:
         axes.plot(
             [100 * score.low, 100 * score.high],

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from lvmmed.report.confusion import ConfusionMatrix, confusion_matrices
 from lvmmed.report.figures import interval_plot
 from lvmmed.report.groups import ABSENT
+from lvmmed.report.overlays import SEGMENTING_TASKS, read_overlays
 from lvmmed.report.pictures import read_neighbours
 from lvmmed.report.scores import (
     DataSet,
@@ -62,6 +63,8 @@ class DataSection:
         confusion: matrices of the main heads: (title, one matrix an encoder).
         more_confusion: those of the other heads.
         neighbours: nearest neighbours, one entry an encoder.
+        overlays: true and predicted masks, one entry an encoder.
+        is_segmented: masks were judged, which have no confusion matrices and no neighbours.
     """
 
     name: str
@@ -74,6 +77,8 @@ class DataSection:
     confusion: tuple[tuple[str, tuple[ConfusionMatrix, ...]], ...]
     more_confusion: tuple[tuple[str, tuple[ConfusionMatrix, ...]], ...]
     neighbours: tuple[Shown, ...]
+    overlays: tuple[Shown, ...]
+    is_segmented: bool
 
 
 def data_section(data: DataSet, styles: Mapping[str, int], *, number: int) -> DataSection:
@@ -106,6 +111,8 @@ def data_section(data: DataSet, styles: Mapping[str, int], *, number: int) -> Da
             (matrix for matrix in found if matrix.head not in MAIN_HEADS), order
         ),
         neighbours=_neighbours(data),
+        overlays=_overlays(data),
+        is_segmented=_is_segmented(data),
     )
 
 
@@ -199,7 +206,9 @@ def _notes(data: DataSet, tested: Sequence[str]) -> tuple[str, ...]:
     for unit in dict.fromkeys(str(result.get("unit") or "unknown") for result in results):
         notes.append(_UNIT_NOTES.get(unit, f"Unit of resampling: {unit}."))
     classes: list[str] = next((r["classes"] for r in results if r.get("classes")), [])
-    if len(classes) > 1:
+    if _is_segmented(data):
+        notes += _segmentation_notes(data, tested)
+    elif len(classes) > 1:
         few = f" ({enumerated([str(name) for name in classes])})" if len(classes) <= 8 else ""
         notes.append(
             f"{len(classes)} classes{few}: chance is {100 / len(classes):.1f} % balanced accuracy."
@@ -212,6 +221,36 @@ def _notes(data: DataSet, tested: Sequence[str]) -> tuple[str, ...]:
     if data.fingerprint:
         notes.append(f"Fingerprint of the labelled set: {data.fingerprint[:12]}.")
     return tuple(notes)
+
+
+def _is_segmented(data: DataSet) -> bool:
+    return any(run.task in SEGMENTING_TASKS for run in data.runs)
+
+
+def _segmentation_notes(data: DataSet, tested: Sequence[str]) -> list[str]:
+    """How Dice is meant, what needs no encoder, and how fine the maps are."""
+    results = [run.result for run in data.runs]
+    classes: list[str] = next((r["classes"] for r in results if r.get("classes")), [])
+    many = f" and {len(classes)} classes" if len(classes) > 1 else ""
+    notes = [
+        f"Dice and IoU: means over cases{many}; a case empty in truth and prediction counts 1, "
+        "empty in one of them 0."
+    ]
+    known = [result.get("dice_of_foreground_everywhere") for result in results]
+    plain = next((values for values in known if isinstance(values, Mapping)), {})
+    parts = [
+        f"{write_number(plain[split], 'dice')} % on {split}" for split in tested if split in plain
+    ]
+    if parts:
+        notes.append(f"Calling every pixel foreground gives Dice {enumerated(parts)}.")
+    sizes = dict.fromkeys(
+        f"{' x '.join(map(str, result['map_size']))} positions at {result.get('size_px')} px"
+        for result in results
+        if result.get("map_size")
+    )
+    if sizes:
+        notes.append(f"Feature maps: {enumerated(list(sizes))}; outlines can be no finer.")
+    return notes
 
 
 _UNIT_NOTES = {
@@ -260,6 +299,19 @@ def _neighbours(data: DataSet) -> tuple[Shown, ...]:
             if queries:
                 shown.append(
                     Shown(label=judged.group.label, run=run.name, note="", queries=queries)
+                )
+                break
+    return tuple(shown)
+
+
+def _overlays(data: DataSet) -> tuple[Shown, ...]:
+    shown = []
+    for judged in data.groups:
+        for run in judged.group.runs:
+            picture = read_overlays(run)
+            if picture:
+                shown.append(
+                    Shown(label=judged.group.label, run=run.name, note="", overlays=picture)
                 )
                 break
     return tuple(shown)

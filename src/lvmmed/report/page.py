@@ -48,10 +48,25 @@ def build_report(runs: Sequence[Path], out: Path, *, title: str | None = None) -
         InputError: no runs, a folder that is no run, a file that cannot be read or is of a newer
             format, or `out` cannot be written.
     """
+    found = read_runs(runs)
+    return write_page(out, _render(found, title or "Report of training runs"))
+
+
+def write_page(out: Path, text: str) -> Path:
+    """Write a page whole or not at all.
+
+    Args:
+        out: file to write; its folder is made when absent.
+        text: the page.
+
+    Returns:
+        The file written.
+
+    Raises:
+        InputError: `out` is a folder or cannot be written.
+    """
     if out.is_dir():
         raise InputError(f"{out}: is a folder; name an .html file")
-    found = read_runs(runs)
-    text = _render(found, title or "Report of training runs")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +102,25 @@ def _render(runs: Sequence[Run], title: str) -> str:
     sets = data_sets(runs, trained)
     labels = [group.label for group in trained]
     labels += [judged.group.label for data in sets for judged in data.groups]
+    return render_template(
+        "page.html.j2",
+        title=title,
+        styles=styles(labels),
+        dashes=[" ".join(f"{2 * length:g}" for length in dash) for dash in DASHES],
+        **_sections(runs, trained, sets, styles(labels)),
+    )
+
+
+def render_template(name: str, **values: Any) -> str:
+    """Fill a template of this package; every value is escaped unless it is `Markup`.
+
+    Args:
+        name: file name of the template.
+        **values: what it shows; `written` and `version` are added.
+
+    Returns:
+        The page.
+    """
     environment = Environment(
         loader=PackageLoader("lvmmed.report"),
         autoescape=True,
@@ -97,14 +131,10 @@ def _render(runs: Sequence[Run], title: str) -> str:
     environment.filters.update(
         points=points, breakable=breakable, head_title=head_title, metric_title=metric_title
     )
-    page = environment.get_template("page.html.j2")
-    return page.render(
-        title=title,
+    return environment.get_template(name).render(
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=lvmmed.__version__,
-        styles=styles(labels),
-        dashes=[" ".join(f"{2 * length:g}" for length in dash) for dash in DASHES],
-        **_sections(runs, trained, sets, styles(labels)),
+        **values,
     )
 
 

@@ -2,7 +2,9 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,8 +13,14 @@ from PIL import Image
 from lvmmed.report.run import Run, read_arrays
 from lvmmed.types import InputError
 
+SAMPLES = "samples.npz"
+"""File of a pre-training run with its input views and matched graphs."""
+
 THUMBNAIL_PX = 144
 """Longest side of an embedded image: twice what the page shows, for sharp screens."""
+
+NODE_PX = 96
+"""Longest side of a node's picture."""
 
 MAX_SAMPLES = 8
 """Input images shown of a run."""
@@ -76,17 +84,55 @@ class MatchedPair:
         return "spoilt" if was_right else "wrong"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class MatchedGraph:
-    """One graph matched between its two views, images as data URIs."""
+    """One graph matched between its two views.
 
-    nodes_s: tuple[str, ...]
-    nodes_t: tuple[str, ...]
+    Attributes:
+        images_s: pictures of the nodes in view s.
+        images_t: pictures of the nodes in view t.
+        pairs: what became of each node of view s.
+        edges_s: (node, nearest neighbour) of view s; empty where the run kept none.
+        edges_t: the same of view t.
+    """
+
+    images_s: UInt8[np.ndarray, "N H W 3"]
+    images_t: UInt8[np.ndarray, "N H W 3"]
     pairs: tuple[MatchedPair, ...]
+    edges_s: frozenset[tuple[int, int]] = frozenset()
+    edges_t: frozenset[tuple[int, int]] = frozenset()
+
+    @property
+    def nodes_s(self) -> tuple[str, ...]:
+        """Pictures of view s as data URIs."""
+        return tuple(data_uri(image, longest_px=NODE_PX) for image in self.images_s)
+
+    @property
+    def nodes_t(self) -> tuple[str, ...]:
+        """Pictures of view t as data URIs."""
+        return tuple(data_uri(image, longest_px=NODE_PX) for image in self.images_t)
 
     def count(self, *kinds: str) -> int:
         """Number of pairs of the given kinds."""
         return sum(pair.kind in kinds for pair in self.pairs)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of nodes matched right."""
+        return self.count("right", "corrected") / len(self.pairs)
+
+    @property
+    def accuracy_first_order(self) -> float:
+        """Share of nodes matched right without edges."""
+        return self.count("right", "spoilt") / len(self.pairs)
+
+    @property
+    def carried_edges(self) -> frozenset[tuple[int, int]]:
+        """Edges of view s that the matching maps onto edges of view t: those that pay."""
+        partner = {pair.node: pair.partner for pair in self.pairs}
+        return frozenset(
+            (i, j) for i, j in self.edges_s if (partner[i], partner[j]) in self.edges_t
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,11 +177,11 @@ def read_views(run: Run) -> tuple[ViewSample, ...]:
     Raises:
         InputError: samples.npz is broken or its arrays do not fit together.
     """
-    path = run.folder / "samples.npz"
+    path = run.folder / SAMPLES
     arrays = read_arrays(path, ())
     if arrays is None or "originals" not in arrays:
         return ()
-    _check(run, "samples.npz", arrays, _VIEW_ARRAYS, num_images=3)
+    _check(path, arrays, _VIEW_ARRAYS, num_images=3)
     for name in ("box_s", "box_t"):
         if arrays[name].shape[1:] != (4,):
             raise InputError(f"{path}: {name} has shape {arrays[name].shape}, need [count, 4]")
@@ -159,7 +205,7 @@ def _box(corners: np.ndarray) -> Box:
 
 
 def read_graph(run: Run) -> MatchedGraph | None:
-    """Read the matched graph of a pre-training run.
+    """Read the first matched graph of a pre-training run.
 
     Args:
         run: pre-training run.
@@ -170,24 +216,72 @@ def read_graph(run: Run) -> MatchedGraph | None:
     Raises:
         InputError: samples.npz is broken or its arrays do not fit together.
     """
-    arrays = read_arrays(run.folder / "samples.npz", ())
-    if arrays is None or "permutation" not in arrays:
-        return None
-    _check(run, "samples.npz", arrays, _GRAPH_ARRAYS, num_images=2)
-    num_nodes = len(arrays["permutation"])
-    for name in ("permutation", "permutation_first_order"):
+    path = run.folder / SAMPLES
+    graphs = matched_graphs_of(read_arrays(path, ()) or {}, path)
+    return graphs[0] if graphs else None
+
+
+def matched_graphs_of(arrays: Mapping[str, np.ndarray], path: Path) -> tuple[MatchedGraph, ...]:
+    """Take the matched graphs out of the arrays of samples.npz.
+
+    Args:
+        arrays: by name; those of the second graph end in "_1", of the third in "_2", and so on.
+        path: file that the arrays are of, for messages.
+
+    Returns:
+        Graphs in order, none for methods that match nothing. Files written before the edges and
+        further graphs were kept have one graph.
+
+    Raises:
+        InputError: the arrays do not fit together.
+    """
+    graphs: list[MatchedGraph] = []
+    while f"permutation{graph_suffix(len(graphs))}" in arrays:
+        graphs.append(_matched_graph(arrays, graph_suffix(len(graphs)), path))
+    return tuple(graphs)
+
+
+def graph_suffix(number: int) -> str:
+    """End of the names of a graph's arrays: none for the first, then "_1", "_2", ..."""
+    return f"_{number}" if number else ""
+
+
+def _matched_graph(arrays: Mapping[str, np.ndarray], suffix: str, path: Path) -> MatchedGraph:
+    names = tuple(name + suffix for name in _GRAPH_ARRAYS)
+    _check(path, arrays, names, num_images=2)
+    images_s, images_t, full, first = (arrays[name] for name in names)
+    num_nodes = len(full)
+    for name in names[2:]:
         values = arrays[name]
         if values.ndim != 1 or not np.all((values >= 0) & (values < num_nodes)):
-            raise InputError(f"{run.folder / 'samples.npz'}: {name} points outside its graph")
+            raise InputError(f"{path}: {name} points outside its graph")
     return MatchedGraph(
-        nodes_s=tuple(data_uri(image, longest_px=96) for image in arrays["graph_view_s"]),
-        nodes_t=tuple(data_uri(image, longest_px=96) for image in arrays["graph_view_t"]),
+        images_s=images_s,
+        images_t=images_t,
         pairs=tuple(
-            MatchedPair(node=node, partner=int(full), first_order=int(first))
-            for node, (full, first) in enumerate(
-                zip(arrays["permutation"], arrays["permutation_first_order"], strict=True)
-            )
+            MatchedPair(node=node, partner=int(partner), first_order=int(without))
+            for node, (partner, without) in enumerate(zip(full, first, strict=True))
         ),
+        edges_s=_edges(arrays, f"neighbors_s{suffix}", num_nodes, path),
+        edges_t=_edges(arrays, f"neighbors_t{suffix}", num_nodes, path),
+    )
+
+
+def _edges(
+    arrays: Mapping[str, np.ndarray], name: str, num_nodes: int, path: Path
+) -> frozenset[tuple[int, int]]:
+    """(node, neighbour) of a table of neighbours with -1 at empty slots."""
+    if name not in arrays:
+        return frozenset()
+    heads = arrays[name]
+    if (
+        heads.ndim != 2
+        or len(heads) != num_nodes
+        or not np.all((heads >= -1) & (heads < num_nodes))
+    ):
+        raise InputError(f"{path}: {name} has shape {heads.shape} or points outside its graph")
+    return frozenset(
+        (node, int(head)) for node, row in enumerate(heads) for head in row if head >= 0
     )
 
 
@@ -206,7 +300,7 @@ def read_neighbours(run: Run) -> tuple[Query, ...]:
     arrays = read_arrays(run.folder / "neighbors.npz", _NEIGHBOUR_ARRAYS)
     if arrays is None:
         return ()
-    _check(run, "neighbors.npz", arrays, _NEIGHBOUR_ARRAYS, num_images=1)
+    _check(run.folder / "neighbors.npz", arrays, _NEIGHBOUR_ARRAYS, num_images=1)
     shape = arrays["neighbors"].shape
     labels, similarity = arrays["neighbor_labels"], arrays["similarity"]
     if len(shape) != 5 or labels.shape != shape[:2] or similarity.shape != shape[:2]:
@@ -242,10 +336,9 @@ def spread(total: int, wanted: int) -> list[int]:
 
 
 def _check(
-    run: Run, file: str, arrays: dict[str, np.ndarray], names: tuple[str, ...], *, num_images: int
+    path: Path, arrays: Mapping[str, np.ndarray], names: tuple[str, ...], *, num_images: int
 ) -> None:
     """Refuse missing arrays, unequal lengths, and images (first in `names`) of another type."""
-    path = run.folder / file
     for name in names:
         if name not in arrays:
             raise InputError(f"{path}: lacks the array {name!r}; write it again with the run")

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lvmmed.evaluation.cases import CASES_NAME, read_cases
-from lvmmed.evaluation.comparison import Figure, merge_runs, summarise_predictions
+from lvmmed.evaluation.cases import CASES_NAME
+from lvmmed.evaluation.comparison import Figure, merge_runs, read_tables, summarise_predictions
 from lvmmed.report.confusion import CLASSIFYING_TASKS
 from lvmmed.report.groups import ABSENT, Group, judging_groups
+from lvmmed.report.overlays import SEGMENTING_TASKS
 from lvmmed.report.run import PRETRAIN, Run
 from lvmmed.types import InputError
 
@@ -25,10 +26,12 @@ METRIC_TITLES = {
     "auroc": "AUROC",
     "quadratic_kappa": "Quadratic kappa",
     "calibration_error": "Calibration error",
+    "dice": "Dice",
+    "iou": "IoU",
 }
 """Known metrics in the order of their columns; the first one present decides comparisons."""
 
-_MAIN_METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "auroc")
+_MAIN_METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "auroc", "dice", "iou")
 _NOT_PERCENT = ("quadratic_kappa",)
 _VAGUE_NAMES = ("labelled", "labeled", "images", "data")
 _SPLIT_NOTES = {"test_in": "in-distribution", "val": "selected on, optimistic"}
@@ -230,16 +233,17 @@ def _judged(group: Group) -> JudgedGroup:
 
 
 def has_cases(group: Group) -> bool:
-    """Whether every run of a group left its classified cases."""
+    """Whether every run of a group left its cases, with classes or overlaps of masks."""
     return all(
-        run.task in CLASSIFYING_TASKS and (run.folder / CASES_NAME).is_file() for run in group.runs
+        run.task in (*CLASSIFYING_TASKS, *SEGMENTING_TASKS) and (run.folder / CASES_NAME).is_file()
+        for run in group.runs
     )
 
 
 def _joined_from_cases(group: Group) -> dict[Key, Score]:
     """Bootstrap over cases of the mean over all runs, for the test splits that all runs have."""
     tables = [
-        [table for table in read_cases(run.folder) if table.split.startswith("test")]
+        [table for table in read_tables(run.folder) if table.split.startswith("test")]
         for run in group.runs
     ]
     figures = summarise_predictions(merge_runs(tables), num_resamples=NUM_RESAMPLES)

@@ -14,7 +14,12 @@ from lvmmed.report.scores import DataSet
 from lvmmed.report.training import final_figures, graph_size, series, shown_panels
 from lvmmed.report.verdicts import counted
 
-TASK_TITLES = {PRETRAIN: "Pre-training", "probe": "Probe", "classification": "Fine-tuning"}
+TASK_TITLES = {
+    PRETRAIN: "Pre-training",
+    "probe": "Probe",
+    "probe-segmentation": "Segmentation probe",
+    "classification": "Fine-tuning",
+}
 """What a task is called on the page."""
 
 
@@ -28,7 +33,7 @@ class SettingsTable:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shown:
-    """Pictures of one run that stands for its group."""
+    """Pictures of one run that stands for its group; `overlays` is one picture, a data URI."""
 
     label: str
     run: str
@@ -36,6 +41,7 @@ class Shown:
     samples: tuple[ViewSample, ...] = ()
     graph: MatchedGraph | None = None
     queries: tuple[Query, ...] = ()
+    overlays: str = ""
 
 
 def task_title(task: str) -> str:

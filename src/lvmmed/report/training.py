@@ -15,6 +15,8 @@ PANELS = (
     ("matching_accuracy", "Matching accuracy"),
     ("matching_accuracy_first_order", "Matching accuracy, without edges"),
     ("matching_accuracy_perturbed", "Matching accuracy, with noise and margin"),
+    ("solver_gap", "Solver gap, upper limit"),
+    ("noise_to_affinity", "Noise over affinity"),
     ("contrast_accuracy", "Contrast accuracy"),
     ("effective_rank", "Effective rank"),
     ("feature_std", "Feature deviation"),

@@ -1,14 +1,12 @@
 """Says in words what the figures show: against random weights, and LVM-Med against SimCLR."""
 
 import math
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtrit
-
 from lvmmed.evaluation.comparison import compare_runs
+from lvmmed.evaluation.statistics import welch_interval
 from lvmmed.report.groups import RANDOM_LABEL, Group
 from lvmmed.report.scores import (
     NUM_RESAMPLES,
@@ -111,29 +109,6 @@ def _unpaired_interval(a: Score, b: Score) -> tuple[float, float] | None:
         value - math.hypot(a.mean - a.low, b.high - b.mean),
         value + math.hypot(a.high - a.mean, b.mean - b.low),
     )
-
-
-def welch_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the difference of two means of unequal variance.
-
-    Args:
-        first: one figure a training run.
-        second: the same of the other side.
-
-    Returns:
-        Both ends, or None when either side has fewer than two runs.
-    """
-    if len(first) < 2 or len(second) < 2:
-        return None
-    value = statistics.fmean(first) - statistics.fmean(second)
-    parts = [statistics.variance(side) / len(side) for side in (first, second)]
-    if sum(parts) == 0:
-        return value, value
-    freedom = sum(parts) ** 2 / sum(
-        part**2 / (len(side) - 1) for part, side in zip(parts, (first, second), strict=True)
-    )
-    half = float(stdtrit(freedom, 0.975)) * math.sqrt(sum(parts))
-    return value - half, value + half
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,120 @@
+"""One self-contained HTML page about a benchmark."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from lvmmed.evaluation.benchmark_ranking import RankedMethods, rank_table
+from lvmmed.evaluation.benchmark_table import LEVEL, BenchmarkTable
+from lvmmed.evaluation.ranking import Ranking
+from lvmmed.report.benchmark_sections import (
+    command_rows,
+    comparison_rows,
+    comparison_sheets,
+    cost_rows,
+    score_sheets,
+    shown_ranks,
+    source_rows,
+)
+from lvmmed.report.benchmark_text import DISTRIBUTIONS, column_detail, protocol_sentences
+from lvmmed.report.page import render_template, write_page
+from lvmmed.report.verdicts import counted, enumerated
+
+
+def build_benchmark_report(table: BenchmarkTable, out: Path, *, title: str | None = None) -> Path:
+    """Write one self-contained HTML page about a benchmark.
+
+    It holds the scores with intervals, plots of them, mean ranks with the critical difference, the
+    differences to the reference method with their tests, costs, what is missing, and the data and
+    commands behind it. The page needs no network and no script. A file that cannot be written is
+    refused with an InputError.
+
+    Args:
+        table: results.
+        out: file to write; its folder is made when absent.
+        title: heading of the page; made of the benchmark's name when None.
+
+    Returns:
+        The file written.
+    """
+    ranked = rank_table(table)
+    text = render_template(
+        "benchmark.html.j2",
+        title=title or f"Benchmark: {table.name}",
+        table=table,
+        level=LEVEL,
+        sentences=benchmark_sentences(table, ranked),
+        protocol=protocol_sentences(table),
+        sheets=score_sheets(table),
+        ranks=shown_ranks(table, ranked),
+        comparison_sheets=comparison_sheets(table),
+        comparisons=comparison_rows(table),
+        costs=cost_rows(table),
+        has_costs=bool(table.costs),
+        sources=source_rows(table),
+        commands=command_rows(table),
+        missing=[
+            (cell.encoder.label, cell.column.task, column_detail(cell.column), cell.reason)
+            for cell in table.missing
+        ],
+    )
+    return write_page(out, text)
+
+
+def benchmark_sentences(table: BenchmarkTable, ranked: Sequence[RankedMethods]) -> tuple[str, ...]:
+    """Sum a benchmark up in a few sentences of plain text.
+
+    Args:
+        table: results.
+        ranked: its rankings (`rank_table`).
+
+    Returns:
+        What was measured, who ranks best, and how the reference stands against the others.
+    """
+    methods = dict.fromkeys(encoder.method for encoder in table.encoders)
+    tasks = dict.fromkeys(column.task for column in table.columns)
+    planned = len(table.encoders) * len(table.columns)
+    scored = sum(cell.mean is not None for cell in table.cells)
+    return (
+        f"{counted(len(methods), 'method')} from {enumerated(table.initialisations) or 'nowhere'} "
+        f"on {counted(len(tasks), 'task')}: {scored} of {planned} cells have a score.",
+        *(_rank_sentence(ranks) for ranks in ranked),
+        *_comparison_sentences(table),
+    )
+
+
+def _rank_sentence(ranks: RankedMethods) -> str:
+    ranking = ranks.by_seed
+    where = dict(DISTRIBUTIONS)[ranks.is_shifted].lower()
+    near = _not_apart_from_best(ranking)
+    beside = f"not told apart from it: {enumerated(near)}" if near else "all others lie further off"
+    return (
+        f"Best mean rank over tasks and seeds, {where}, from {ranks.initialisation}: "
+        f"{ranking.names[0]}, {ranking.mean_ranks[0]:.1f} of {len(ranking.names)}; {beside} "
+        f"(critical difference {ranking.critical_difference:.1f})."
+    )
+
+
+def _not_apart_from_best(ranking: Ranking) -> list[str]:
+    best = ranking.names[0]
+    first = next((clique for clique in ranking.cliques if best in clique), (best,))
+    return [method for method in first if method != best]
+
+
+def _comparison_sentences(table: BenchmarkTable) -> tuple[str, ...]:
+    sentences = []
+    for is_shifted, title in DISTRIBUTIONS:
+        rows = [row for row in table.comparisons if row.column.is_shifted == is_shifted]
+        counts = Counter(row.verdict for row in rows)
+        words = {
+            "better": "clearly better in",
+            "worse": "clearly worse in",
+            "not clear": "not clear in",
+        }
+        parts = [f"{words[kind]} {counts[kind]}" for kind in words if counts[kind]]
+        if rows:
+            sentences.append(
+                f"{table.reference} against the other methods, {title.lower()}: "
+                f"{enumerated(parts)} of {counted(len(rows), 'comparison')}."
+            )
+    return tuple(sentences)

@@ -1,0 +1,314 @@
+"""What the page of a benchmark shows: tables of scores, ranks, comparisons, costs and sources."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from lvmmed.evaluation.benchmark_ranking import RankedMethods
+from lvmmed.evaluation.benchmark_table import (
+    BenchmarkTable,
+    CellScore,
+    Column,
+    Cost,
+    Encoder,
+    PairedComparison,
+)
+from lvmmed.evaluation.ranking import Ranking
+from lvmmed.report.benchmark_figures import rank_plot, score_plot
+from lvmmed.report.benchmark_text import DISTRIBUTIONS, column_detail
+from lvmmed.report.groups import ABSENT
+from lvmmed.report.scores import write_number
+from lvmmed.report.sections import duration
+from lvmmed.report.verdicts import counted, enumerated
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """One figure of a table: value, what stands below it, a tooltip, and a class of its style."""
+
+    value: str
+    below: tuple[str, ...] = ()
+    detail: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sheet:
+    """A table of figures on one kind of columns.
+
+    Attributes:
+        title: "In distribution" or "Out of distribution".
+        heads: (task, detail) of each column.
+        blocks: (initialisation, rows of (method, figures)).
+        plots: one plot a column, for tables of scores.
+    """
+
+    title: str
+    heads: tuple[tuple[str, str], ...]
+    blocks: tuple[tuple[str, tuple[tuple[str, tuple[Mark, ...]], ...]], ...]
+    plots: tuple[Markup, ...] = ()
+
+
+def score_sheets(table: BenchmarkTable) -> tuple[Sheet, ...]:
+    """Lay out the scores, in- and out-of-distribution columns apart, with a plot of each column."""
+    sheets = []
+    for is_shifted, title in DISTRIBUTIONS:
+        columns = table.columns_of(is_shifted=is_shifted)
+        if columns and table.encoders:
+            drawn = table.columns_of(is_shifted=is_shifted, primary_only=True)
+            sheets.append(
+                Sheet(
+                    title=title,
+                    heads=tuple((column.task, column_detail(column)) for column in columns),
+                    blocks=tuple(
+                        (
+                            start,
+                            tuple(
+                                _score_row(table, e, columns) for e in table.encoders_from(start)
+                            ),
+                        )
+                        for start in table.initialisations
+                    ),
+                    plots=tuple(
+                        Markup(score_plot(table, column, name=f"score-{int(is_shifted)}-{place}"))
+                        for place, column in enumerate(drawn)
+                    ),
+                )
+            )
+    return tuple(sheets)
+
+
+def _score_row(
+    table: BenchmarkTable, encoder: Encoder, columns: Sequence[Column]
+) -> tuple[str, tuple[Mark, ...]]:
+    return encoder.method, tuple(_score_mark(table.cell(encoder, column)) for column in columns)
+
+
+def _score_mark(cell: CellScore | None) -> Mark:
+    if cell is None or cell.mean is None:
+        reason = "missing" if cell is None else "undefined on these cases"
+        return Mark(value=ABSENT, detail=reason)
+    metric = cell.column.metric.rpartition(".")[2]
+    seeds = [ABSENT if value is None else write_number(value, metric) for value in cell.per_seed]
+    detail = f"seeds: {', '.join(seeds)}"
+    if cell.seed_std is not None:
+        detail += f"; standard deviation {write_number(cell.seed_std, metric)}"
+    if cell.p_against_best is not None:
+        detail += f"; against the best: adjusted p {write_p(cell.p_against_best)}"
+    return Mark(
+        value=write_number(cell.mean, metric),
+        below=_interval(cell.ci95, metric),
+        detail=detail,
+        kind="best" if cell.is_best else "near" if cell.is_near_best else "",
+    )
+
+
+def _interval(ends: tuple[float, float] | None, metric: str) -> tuple[str, ...]:
+    if ends is None:
+        return ()
+    return (f"({write_number(ends[0], metric)} to {write_number(ends[1], metric)})",)
+
+
+def write_p(p: float | None) -> str:
+    """Write a p-value with three digits, or "< 0.001"; a dash where there is none."""
+    if p is None:
+        return ABSENT
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def write_gap(value: float, metric: str) -> str:
+    """Write a difference of scores with its sign, as the scores themselves are written."""
+    sign = "+" if value >= 0 else "\N{MINUS SIGN}"
+    return sign + write_number(abs(value), metric)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownRanks:
+    """A rank plot with what must be known to read it."""
+
+    title: str
+    plot: Markup
+    notes: tuple[str, ...]
+
+
+def shown_ranks(table: BenchmarkTable, ranked: Sequence[RankedMethods]) -> tuple[ShownRanks, ...]:
+    """Draw every ranking, with the tests in words."""
+    shown = []
+    for place, ranks in enumerate(ranked):
+        title = f"{dict(DISTRIBUTIONS)[ranks.is_shifted]}, from {ranks.initialisation}"
+        plot = rank_plot(
+            ranks.by_seed,
+            reference=table.reference,
+            label=f"Mean ranks, {title}",
+            name=f"ranks-{place}",
+        )
+        shown.append(ShownRanks(title=title, plot=Markup(plot), notes=_rank_notes(ranks)))
+    return tuple(shown)
+
+
+def _rank_notes(ranks: RankedMethods) -> tuple[str, ...]:
+    by_seed, by_task = ranks.by_seed, ranks.by_task
+    notes = [
+        f"{by_seed.num_blocks} blocks ({counted(ranks.num_columns, 'task')} with their seeds): "
+        f"Friedman p {write_p(by_seed.friedman_p)}, {_pairs_apart(by_seed)}.",
+        f"The stricter reading, {counted(by_task.num_blocks, 'block')} of whole tasks: Friedman p "
+        f"{write_p(by_task.friedman_p)}, critical difference {by_task.critical_difference:.2f}, "
+        f"{_pairs_apart(by_task)}.",
+    ]
+    if ranks.left_out:
+        notes.append(f"Not ranked, for want of a score in some task: {enumerated(ranks.left_out)}.")
+    return tuple(notes)
+
+
+def _pairs_apart(ranking: Ranking) -> str:
+    ranks, num = ranking.mean_ranks, len(ranking.names)
+    apart = sum(
+        ranks[j] - ranks[i] >= ranking.critical_difference
+        for i in range(num)
+        for j in range(i + 1, num)
+    )
+    return f"{apart} of {counted(num * (num - 1) // 2, 'pair')} apart"
+
+
+_ARROWS = {"better": " ▲", "worse": " ▼", "not clear": ""}
+
+
+def comparison_sheets(table: BenchmarkTable) -> tuple[Sheet, ...]:
+    """Lay out the reference minus each other method, in- and out-of-distribution apart."""
+    found = {(row.other, row.column): row for row in table.comparisons}
+    sheets = []
+    for is_shifted, title in DISTRIBUTIONS:
+        columns = table.columns_of(is_shifted=is_shifted, primary_only=True)
+        blocks = []
+        for start in table.initialisations:
+            rows = [
+                (e.method, tuple(_comparison_mark(found.get((e, column))) for column in columns))
+                for e in table.encoders_from(start)
+                if any((e, column) in found for column in columns)
+            ]
+            if rows:
+                blocks.append((start, tuple(rows)))
+        if blocks:
+            heads = tuple((column.task, column_detail(column)) for column in columns)
+            sheets.append(Sheet(title=title, heads=heads, blocks=tuple(blocks)))
+    return tuple(sheets)
+
+
+def _comparison_mark(row: PairedComparison | None) -> Mark:
+    if row is None or row.difference is None:
+        return Mark(value=ABSENT, detail="missing" if row is None else "undefined on these cases")
+    metric = row.column.metric.rpartition(".")[2]
+    return Mark(
+        value=write_gap(row.difference, metric) + _ARROWS[row.verdict],
+        below=(*_gap_interval(row.ci95, metric), f"Holm p {write_p(row.p_holm)}"),
+        detail=f"{row.reference.method} minus {row.other.method}: p {write_p(row.p_value)} "
+        f"before adjustment, {write_p(row.p_holm)} after",
+        kind={"better": "verdict-above", "worse": "verdict-below", "not clear": ""}[row.verdict],
+    )
+
+
+def _gap_interval(ends: tuple[float, float] | None, metric: str) -> tuple[str, ...]:
+    if ends is None:
+        return ()
+    return (f"({write_gap(ends[0], metric)} to {write_gap(ends[1], metric)})",)
+
+
+def comparison_rows(table: BenchmarkTable) -> tuple[tuple[str, ...], ...]:
+    """Write every comparison out.
+
+    Args:
+        table: results.
+
+    Returns:
+        (start, other, task, what, difference, over cases, over seeds, p, Holm p, verdict).
+    """
+    rows = []
+    for row in table.comparisons:
+        metric = row.column.metric.rpartition(".")[2]
+        over_cases = " ".join(_gap_interval(row.ci95, metric)).strip("()")
+        over_seeds = " ".join(_gap_interval(row.over_seeds, metric)).strip("()")
+        rows.append(
+            (
+                row.other.initialisation,
+                row.other.method,
+                row.column.task,
+                column_detail(row.column),
+                ABSENT if row.difference is None else write_gap(row.difference, metric),
+                over_cases or ABSENT,
+                over_seeds or ABSENT,
+                write_p(row.p_value),
+                write_p(row.p_holm),
+                row.verdict + _ARROWS[row.verdict],
+            )
+        )
+    return tuple(rows)
+
+
+def cost_rows(table: BenchmarkTable) -> tuple[tuple[str, ...], ...]:
+    """Write what pre-training and judging took.
+
+    Args:
+        table: results.
+
+    Returns:
+        (start, method, runs, time of a run, shortest and longest, images seen, device, judging),
+        one for each encoder; dashes for weights that were not trained here.
+    """
+    costs = {cost.encoder: cost for cost in table.costs}
+    rows = []
+    for encoder in table.encoders:
+        cells = [cell for cell in table.cells if cell.encoder == encoder]
+        # one set of runs may fill several columns
+        judged_s = sum({cell.commands or cell.column: cell.wall_s for cell in cells}.values())
+        rows.append(
+            (
+                encoder.initialisation,
+                encoder.method,
+                *_cost_texts(costs.get(encoder)),
+                duration(judged_s) if judged_s else ABSENT,
+            )
+        )
+    return tuple(rows)
+
+
+def _cost_texts(cost: Cost | None) -> tuple[str, str, str, str, str]:
+    if cost is None or not cost.wall_s:
+        return ("none", ABSENT, ABSENT, ABSENT, cost.device if cost else ABSENT)
+    spread = f"{duration(min(cost.wall_s))} to {duration(max(cost.wall_s))}"
+    return (
+        str(len(cost.wall_s)),
+        duration(statistics.fmean(cost.wall_s)),
+        spread if len(cost.wall_s) > 1 else ABSENT,
+        ABSENT if cost.images_seen is None else f"{cost.images_seen:,}",
+        cost.device,
+    )
+
+
+def source_rows(table: BenchmarkTable) -> tuple[tuple[str, ...], ...]:
+    """Say what columns were tested on: (task, what, distribution, cases, groups, fingerprint)."""
+    rows = []
+    for column in table.columns:
+        cell = next((cell for cell in table.cells if cell.column == column), None)
+        if cell is not None:
+            unit = "patient" if cell.unit == "patient" else "file"
+            rows.append(
+                (
+                    column.task,
+                    column_detail(column),
+                    dict(DISTRIBUTIONS)[column.is_shifted].lower(),
+                    f"{cell.num_cases:,}",
+                    counted(cell.num_groups, unit),
+                    cell.data_fingerprint[:12],
+                )
+            )
+    return tuple(rows)
+
+
+def command_rows(table: BenchmarkTable) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Every command that made the table, once: (heading, commands), pre-training first."""
+    rows = {cost.commands: f"Pre-training: {cost.encoder.label}" for cost in table.costs}
+    for cell in table.cells:
+        rows.setdefault(cell.commands, f"{cell.encoder.label} on {cell.column.task}")
+    return tuple((heading, commands) for commands, heading in rows.items() if commands)

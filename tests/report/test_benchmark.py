@@ -1,0 +1,158 @@
+"""The page of a benchmark as a whole."""
+
+import html
+import re
+from html.parser import HTMLParser
+
+import pytest
+from reference.benchmark_cells import make_benchmark
+from reference.benchmark_tables import (
+    ACCURACY,
+    NASTY,
+    A,
+    B,
+    make_score,
+    make_small_table,
+    make_table,
+)
+
+from lvmmed.evaluation.benchmark_ranking import rank_table
+from lvmmed.evaluation.benchmark_scoring import build_benchmark_table
+from lvmmed.report.benchmark import benchmark_sentences, build_benchmark_report
+from lvmmed.types import InputError
+
+VOID = {"meta", "br", "wbr"}
+
+
+class _Balance(HTMLParser):
+    """Checks that every element is closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.ids = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def _text(page):
+    page = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    page = re.sub(r"<wbr>", "", page)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Three methods, two initialisations, all tasks, one cell missing."""
+    plan, cells, costs = make_benchmark(
+        methods=("lvm-med", "simclr", "random weights"), num_seeds=2, leave_out={(1, 0)}
+    )
+    return build_benchmark_table(plan, cells, costs=costs, num_resamples=100, num_flips=200)
+
+
+@pytest.fixture(scope="module")
+def page(measured, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "deep" / "benchmark.html"
+    assert build_benchmark_report(measured, out) == out
+    assert [path.name for path in out.parent.iterdir()] == ["benchmark.html"]
+    return out.read_text(encoding="utf-8")
+
+
+def _check(page):
+    parser = _Balance()
+    parser.feed(page)
+    assert parser.open == []
+    assert not {"script", "link", "img"} & set(parser.tags)
+    assert len(parser.ids) == len(set(parser.ids))
+    assert all(address.startswith("#") for address in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert not re.search(r"@import|url\((?!#)", page)
+    targets = re.findall(r'<a href="#([^"]+)"', page)
+    assert all(f'id="{target}"' in page for target in targets)
+
+
+def test_the_page_is_well_formed_and_stands_alone(page):
+    _check(page)
+    assert page.count("For research; not a medical device; not for diagnosis") == 2
+
+
+def test_every_section_is_there(page):
+    text = _text(page)
+    for heading in (
+        "Benchmark: made-up",
+        "In distribution",
+        "Out of distribution",
+        "Ranks",
+        "lvm-med against the others",
+        "Costs",
+        "Missing",
+        "Data and commands",
+    ):
+        assert f" {heading} " in f" {text} "
+    assert "simclr (scratch) brain-mri-4 Balanced accuracy, linear probe not run" in text
+    assert "lvmmed pretrain --recipe lvm-med" in text
+    assert "fingerprint " in text
+
+
+def test_figures_of_the_page_are_those_of_the_table(measured, page):
+    text = _text(page)
+    cell = measured.cells[0]
+    low, high = cell.ci95
+    assert f"{100 * cell.mean:.1f} ({100 * low:.1f} to {100 * high:.1f})" in text
+    # 7 primary columns x 2 initialisations x 2 others, less simclr's missing one
+    assert "adjusted over all 27 comparisons" in text
+    assert "Missing: 1 of 48 cells." in text
+
+
+def test_every_primary_column_is_drawn_and_ranks_are_drawn_apart(page):
+    labels = re.findall(r'<svg role="img" aria-label="([^"]*)"', page)
+    assert sum(label.startswith("Mean ranks, ") for label in labels) == 4
+    assert len(labels) == 4 + 7
+
+
+def test_sentences_sum_up_what_was_found(measured):
+    sentences = benchmark_sentences(measured, rank_table(measured))
+    assert sentences[0] == (
+        "3 methods from scratch and imagenet on 5 tasks: 47 of 48 cells have a score."
+    )
+    assert sentences[1].startswith(
+        "Best mean rank over tasks and seeds, in distribution, from scratch: lvm-med, 1.0 of 2; "
+    )
+    assert re.search(r"lvm-med against the other methods, in distribution: .* of 19", sentences[-2])
+
+
+def test_names_are_escaped(tmp_path):
+    page = build_benchmark_report(make_small_table(), tmp_path / "a.html", title=NASTY).read_text()
+    _check(page)
+    assert "<i>" not in page
+    assert html.unescape(page).count("<i>$x$</i>") >= 4
+
+
+@pytest.mark.parametrize(
+    ("encoders", "columns", "cells"),
+    [
+        ((), (), ()),
+        ((A,), (), ()),
+        ((A, B), (ACCURACY,), ()),
+        ((A,), (ACCURACY,), (make_score(A, ACCURACY, 0.5),)),
+    ],
+)
+def test_empty_and_one_method_benchmarks_have_a_page(tmp_path, encoders, columns, cells):
+    table = make_table(encoders, columns, cells, reference="lvm-med" if encoders else None)
+    page = build_benchmark_report(table, tmp_path / "a.html").read_text(encoding="utf-8")
+    _check(page)
+    assert 'id="ranks"' not in page
+    assert 'id="comparisons"' not in page
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"is a folder; name an .html file"):
+        build_benchmark_report(make_small_table(), tmp_path)
