@@ -2,14 +2,13 @@
 
 Letters used in shapes:
     n: items.
+    H, W: rows and columns of an image; C: its channels.
     S: side of a square image in pixels.
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,17 +17,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from lvmmed.data.intensity import to_uint8
-from lvmmed.data.labelled_rows import (
-    LIST_NAMES,
-    Row,
-    Rows,
-    read_table,
-    rows_of_folders,
-    rows_of_list,
-)
-from lvmmed.data.labelled_splits import HELD_OUT_FRAC, absence_warnings, leak_warnings, set_aside
+from lvmmed.data.labelled_groups import fingerprint, with_groups
+from lvmmed.data.labelled_rows import LIST_NAMES, Row, Rows, rows_of_folders, rows_of_list
+from lvmmed.data.labelled_splits import absence_warnings, leak_warnings, with_splits
 from lvmmed.data.readers import read_records
-from lvmmed.files import file_sha256
 from lvmmed.types import InputError
 
 
@@ -38,15 +30,17 @@ class LabelledItem:
 
     Attributes:
         path: where it lies.
-        label: name of its class.
+        label: name of its class; "" where pixels are labelled.
         split: train, val, test or test_*.
         group: patient, or identity of the file where patients are unknown.
+        masks: files of its mask, parts of one; empty where whole images are labelled.
     """
 
     path: Path
     label: str
     split: str
     group: str
+    masks: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,8 +99,8 @@ def read_labelled(path: Path, *, seed: int = 0, label_column: str | None = None)
     if not found.rows:
         left_out = ", ".join(f"{num} {name}" for name, num in sorted(found.num_left_out.items()))
         raise InputError(f"{path}: no usable entries (left out: {left_out or 'none'})")
-    rows, unit, warnings = _with_groups(found)
-    rows, new_warnings = _with_splits(rows, seed)
+    rows, unit, warnings = with_groups(found)
+    rows, new_warnings = with_splits(rows, seed)
     problem = _problem(rows)
     if problem is not None:
         raise InputError(f"{path}: {problem}")
@@ -120,7 +114,7 @@ def read_labelled(path: Path, *, seed: int = 0, label_column: str | None = None)
         classes=tuple(sorted({row.label for row in rows})),
         unit=unit,
         num_left_out=dict(sorted(found.num_left_out.items())),
-        fingerprint=_fingerprint(rows),
+        fingerprint=fingerprint(rows),
         warnings=(*warnings, *new_warnings, *leak_warnings(rows), *absence_warnings(rows)),
     )
 
@@ -148,13 +142,17 @@ def load_square_images(
     images = np.empty((len(items), size_px, size_px, 3), dtype=np.uint8)
     for number, item in enumerate(items):
         records = read_records(item.path)
-        pixels = to_uint8(records[len(records) // 2]).pixels
-        resized = Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.BILINEAR)
-        array = np.asarray(resized)
-        images[number] = array if array.ndim == 3 else array[..., None]
+        images[number] = squared(to_uint8(records[len(records) // 2]).pixels, size_px)
         if progress is not None:
             progress(number + 1, len(items))
     return images
+
+
+def squared(pixels: UInt8[np.ndarray, "H W *C"], size_px: int) -> UInt8[np.ndarray, "S S 3"]:
+    """Stretch an image to a square, bilinear with antialiasing, grey repeated to three channels."""
+    resized = Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.BILINEAR)
+    array = np.asarray(resized)
+    return array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2)
 
 
 def _find_rows(path: Path, label_column: str | None) -> Rows:
@@ -175,53 +173,6 @@ def _find_rows(path: Path, label_column: str | None) -> Rows:
     return rows_of_folders(path)
 
 
-def _with_groups(found: Rows) -> tuple[list[Row], Literal["patient", "file"], list[str]]:
-    """Fill in missing groups by the identity of the file, and say what groups identify."""
-    blobs = _source_blobs(found.root)
-    rows = [replace(row, blob=row.blob or blobs.get(row.file, "")) for row in found.rows]
-    num_known = sum(bool(row.group) for row in rows)
-    # A list may carry the shortened identity of the source file as its group.
-    is_identity = all(row.blob and row.blob.startswith(row.group) for row in rows)
-    if num_known == len(rows):
-        return rows, "file" if is_identity else "patient", []
-    rows = [replace(row, group=row.group or row.blob or file_sha256(row.path)) for row in rows]
-    warnings = []
-    if num_known:
-        warnings.append(
-            f"patient or group known for {num_known} of {len(rows)} files: the others count as "
-            "one patient a file"
-        )
-    return rows, "file", warnings
-
-
-def _source_blobs(root: Path) -> dict[str, str]:
-    """File -> identity of its source file, where the folder has an index.csv that says so."""
-    index = root / "index.csv"
-    if not index.is_file():
-        return {}
-    columns, entries = read_table(index)
-    if not {"file", "source_blob"} <= set(columns):
-        return {}
-    return {entry["file"]: entry["source_blob"] for entry in entries}
-
-
-def _with_splits(rows: list[Row], seed: int) -> tuple[list[Row], list[str]]:
-    """Set aside the splits that are missing."""
-    splits = {row.split for row in rows}
-    has_test = any(name.startswith("test") for name in splits)
-    missing = [
-        name for name, is_there in (("test", has_test), ("val", "val" in splits)) if not is_there
-    ]
-    if not missing or "train" not in splits:
-        return rows, []
-    rows = set_aside(rows, missing, seed=seed)
-    percent = round(100 * HELD_OUT_FRAC)
-    return rows, [
-        f"no split {name}: {percent} % of train were set aside for it by group (seed {seed})"
-        for name in missing
-    ]
-
-
 def _problem(rows: Sequence[Row]) -> str | None:
     """Say why nothing can be learnt or judged from these rows; None where all is well."""
     labels = Counter(row.label for row in rows)
@@ -240,12 +191,3 @@ def _problem(rows: Sequence[Row]) -> str | None:
     if not any(row.split == "val" for row in rows):
         return "too few groups to set aside a split val; add groups, or give a list with splits"
     return None
-
-
-def _fingerprint(rows: Sequence[Row]) -> str:
-    digest = hashlib.sha256()
-    for row in sorted(rows, key=lambda row: row.file):
-        size = row.path.stat().st_size
-        line = json.dumps([row.file, row.label, row.split, row.group, size])
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()

@@ -118,7 +118,7 @@ def rows_of_list(path: Path, *, label_column: str | None) -> Rows:
         else:
             rows[file] = Row(
                 file=file,
-                path=_located(path, file),
+                path=listed_path(path, file),
                 label=entry[wanted],
                 split=split,
                 group=entry.get(group_column, ""),
@@ -181,8 +181,16 @@ def _listed(columns: Sequence[str]) -> str:
     return ", ".join(columns) or "none"
 
 
-def _located(list_path: Path, file: str) -> Path:
-    """Resolve a listed file against the list's folder, then against the folder above."""
+def listed_path(list_path: Path, file: str) -> Path:
+    """Resolve a listed file against the list's folder, then against the folder above.
+
+    Args:
+        list_path: the list.
+        file: as the list names it.
+
+    Returns:
+        The first of both that is a file, else the one in the list's folder.
+    """
     here, above = list_path.parent / file, list_path.absolute().parent.parent / file
     return above if not here.is_file() and above.is_file() else here
 

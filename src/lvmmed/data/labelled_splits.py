@@ -12,6 +12,31 @@ HELD_OUT_FRAC = 0.15
 """Share of the training pictures of each class that a missing split gets."""
 
 
+def with_splits(rows: list[Row], seed: int) -> tuple[list[Row], list[str]]:
+    """Set aside val and a test split where they are missing.
+
+    Args:
+        rows: with groups filled in.
+        seed: start of the random choice.
+
+    Returns:
+        (rows, one warning for each split made here).
+    """
+    splits = {row.split for row in rows}
+    has_test = any(name.startswith("test") for name in splits)
+    missing = [
+        name for name, is_there in (("test", has_test), ("val", "val" in splits)) if not is_there
+    ]
+    if not missing or "train" not in splits:
+        return rows, []
+    rows = set_aside(rows, missing, seed=seed)
+    percent = round(100 * HELD_OUT_FRAC)
+    return rows, [
+        f"no split {name}: {percent} % of train were set aside for it by group (seed {seed})"
+        for name in missing
+    ]
+
+
 def set_aside(rows: Sequence[Row], names: Sequence[str], *, seed: int) -> list[Row]:
     """Move whole groups from train to new splits, class by class.
 

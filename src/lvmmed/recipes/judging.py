@@ -14,12 +14,12 @@ import torch
 from lvmmed.config import Settings
 from lvmmed.engine.environment import device_name, environment
 from lvmmed.engine.run_folder import RESULT, RunFolder
-from lvmmed.evaluation.cases import CASES_NAME, Predictions, write_cases
+from lvmmed.evaluation.cases import CASES_NAME, CaseTable, write_cases
 from lvmmed.evaluation.comparison import Figure, summarise_predictions
 from lvmmed.recipes.labelled_images import LabelledImages
 from lvmmed.types import FORMAT_VERSION
 
-HEADLINE_METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "auroc")
+HEADLINE_METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "auroc", "dice", "iou")
 INTERVAL_NOTE = (
     "ci95: percentile bootstrap over {unit} identities ({times}) of the mean over seeds, the same "
     "resample for all seeds; seed_std: standard deviation over seeds"
@@ -53,7 +53,8 @@ class JudgingResult:
                 continue
             for model in dict.fromkeys(key.rpartition(".")[0] for key in figures):
                 prefix = f"{model}." if model else ""
-                texts = [f"{m} {_percent(figures[prefix + m])}" for m in HEADLINE_METRICS]
+                named = {m: figures.get(prefix + m) for m in HEADLINE_METRICS}
+                texts = [f"{m} {_percent(figure)}" for m, figure in named.items() if figure]
                 found.append(f"{split} {model}".strip() + ": " + ", ".join(texts))
         found.extend(f"warning: {text}" for text in self.warnings)
         found.append(f"selected on val, tested once; {self.wall_s:.0f} s; {self.folder}")
@@ -74,10 +75,10 @@ class Judgement:
     """Everything a judging run is going to write.
 
     Attributes:
-        task: "probe" or "classification".
+        task: such as "probe", "probe-segmentation" or "classification".
         weights: as the user gave them; several for several encoders.
         images: what it was judged on.
-        predictions: per-case predictions of every model and split.
+        predictions: per-case results of every model and split.
         seeds: of the run.
         config_yaml: resolved settings.
         command: words of the command that does the same.
@@ -91,7 +92,7 @@ class Judgement:
     task: str
     weights: Sequence[str]
     images: LabelledImages
-    predictions: Sequence[Predictions]
+    predictions: Sequence[CaseTable]
     seeds: Sequence[int]
     config_yaml: str
     command: Sequence[str]

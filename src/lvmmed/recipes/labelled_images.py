@@ -7,7 +7,7 @@ Letters used in shapes:
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,22 @@ from jaxtyping import Int64, UInt8
 
 from lvmmed.data.intensity import parse_policy, to_uint8
 from lvmmed.data.labelled import LabelledItem, LabelledSet, load_square_images, read_labelled
+from lvmmed.data.masked import has_only_masks
 from lvmmed.data.readers import read_records
 from lvmmed.types import Card, InputError
 
 NUM_POLICIES_LOOKED_AT = 8
+_ONLY_MASKS = (
+    "has masks, but no labels of two or more classes; `lvmmed probe --task segmentation` takes it"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """A labelled set with its images as squares of one size; made by `load_labelled_images`.
+    """A labelled set with its images as squares of one size.
 
-    Give it to several runs in a row, so that the files are decoded once.
+    Made by `load_labelled_images`, or with masks by `load_masked_images`. Give it to several runs
+    in a row, so that the files are decoded once.
 
     Attributes:
         source: the path it was read from, as the user gave it.
@@ -33,6 +38,8 @@ class LabelledImages:
         size_px: side of the squares.
         images: split -> squares, grey repeated to three channels, in the order of the items.
         policies: intensity policy (without measured values) -> files, over a few files.
+        masks: split -> class of every pixel, 0 for background and k for `labelled.classes[k - 1]`;
+            empty where whole images are labelled.
     """
 
     source: Path
@@ -40,6 +47,7 @@ class LabelledImages:
     size_px: int
     images: Mapping[str, UInt8[np.ndarray, "n S S 3"]]
     policies: Mapping[str, int]
+    masks: Mapping[str, UInt8[np.ndarray, "n S S"]] = field(default_factory=dict)
 
     @property
     def splits_tested(self) -> tuple[str, ...]:
@@ -87,16 +95,17 @@ def load_labelled_images(
         Everything in memory; 3 x size_px^2 bytes an image.
 
     Raises:
-        InputError: there is nothing to test on; what `read_labelled` and the readers refuse.
+        InputError: there is nothing to test on; masks, but no labels; what `read_labelled` and
+            the readers refuse.
     """
     if isinstance(data, LabelledImages):
+        if data.masks:
+            raise InputError(f"{data.source}: {_ONLY_MASKS}")
         return data
+    if label_column is None and has_only_masks(data):
+        raise InputError(f"{data}: {_ONLY_MASKS}")
     labelled = read_labelled(data, seed=seed, label_column=label_column)
-    if not labelled.test_splits:
-        raise InputError(
-            f"{data}: no test split, and too few groups to set one aside; add a folder test/ or "
-            "rows with split test"
-        )
+    refuse_untested(data, labelled)
     splits = ("train", "val", *labelled.test_splits)
     images = {}
     total = sum(len(labelled.split(split)) for split in splits)
@@ -113,6 +122,23 @@ def load_labelled_images(
         images=images,
         policies=policies_of(labelled.split("train")),
     )
+
+
+def refuse_untested(data: Path, labelled: LabelledSet) -> None:
+    """Refuse a set without a test split.
+
+    Args:
+        data: where it was read, for the message.
+        labelled: what was read.
+
+    Raises:
+        InputError: there is nothing to test on.
+    """
+    if not labelled.test_splits:
+        raise InputError(
+            f"{data}: no test split, and too few groups to set one aside; add a folder test/ or "
+            "rows with split test"
+        )
 
 
 def _offset(

@@ -124,10 +124,26 @@ def run_trials(
     trials = []
     for frac in fractions:
         for encoder in encoders:
-            draws_alone = frac < 1 and len(encoders) == 1
-            for seed in seeds if draws_alone else [encoder.seed]:
+            for seed in trial_seeds(
+                frac, own=encoder.seed, is_alone=len(encoders) == 1, seeds=seeds
+            ):
                 trials.extend(_fit_probes(encoder, images, frac=frac, seed=seed))
     return trials
+
+
+def trial_seeds(frac: float, *, own: int, is_alone: bool, seeds: Sequence[int]) -> Sequence[int]:
+    """Seeds that an encoder is probed with at one fraction.
+
+    Args:
+        frac: share of the training cases.
+        own: seed of the encoder.
+        is_alone: it is the only encoder of the run.
+        seeds: of the run.
+
+    Returns:
+        Every seed where a single encoder draws few-shot subsets, else its own.
+    """
+    return seeds if frac < 1 and is_alone else [own]
 
 
 def _fit_probes(encoder: Encoder, images: LabelledImages, *, frac: float, seed: int) -> list[Trial]:

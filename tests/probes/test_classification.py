@@ -1,19 +1,14 @@
-"""Oracles: one image at a time, scikit-learn, plain loops, arithmetic by hand."""
-
-import copy
+"""Oracles: scikit-learn, plain loops, arithmetic by hand."""
 
 import numpy as np
 import pytest
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from lvmmed.evaluation.classification import classification_scores
-from lvmmed.models.backbones import build_backbone
 from lvmmed.probes import (
     cosine_similarity,
-    extract_features,
     few_shot_subset,
     fit_knn,
     knn_probabilities,
@@ -25,71 +20,12 @@ from lvmmed.types import InputError
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def backbone():
-    return build_backbone("test_resnet", size_px=32, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def images():
-    return np.random.default_rng(0).integers(0, 256, size=(7, 32, 32, 3), dtype=np.uint8)
-
-
 def _clouds(num_per_class, *, seed, num_classes=3, width=6, spread=1.0):
     generator = np.random.default_rng(seed)
     centers = 2.0 * np.eye(num_classes, width)
     labels = np.repeat(np.arange(num_classes), num_per_class)
     noise = spread * generator.normal(size=(len(labels), width))
     return (centers[labels] + noise).astype(np.float32), labels
-
-
-def test_features_equal_one_normalised_image_at_a_time_in_evaluation_mode(backbone, images):
-    alone = copy.deepcopy(backbone).eval()
-    mean, std = (np.array(v, dtype=np.float32) for v in (backbone.mean, backbone.std))
-    expected = []
-    for image in images:
-        pixels = (image.astype(np.float32) / 255 - mean) / std
-        with torch.no_grad():
-            out = alone(torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy()))
-        expected.append(out.pooled[0].numpy())
-    found = extract_features(backbone, images, batch_size=3)
-    np.testing.assert_allclose(found, np.stack(expected), rtol=1e-4, atol=1e-5)
-
-
-def test_batch_statistics_and_mode_are_left_alone(backbone, images):
-    backbone.train()
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    extract_features(backbone, images)
-    assert backbone.training
-    assert all(module.training for module in backbone.modules())
-    assert all(torch.equal(before[k], v) for k, v in backbone.state_dict().items())
-
-
-def test_features_do_not_depend_on_the_batch_size_and_repeat_exactly(backbone, images):
-    one = extract_features(backbone, images, batch_size=7)
-    np.testing.assert_array_equal(one, extract_features(backbone, images, batch_size=7))
-    np.testing.assert_allclose(one, extract_features(backbone, images, batch_size=2), atol=1e-5)
-
-
-def test_no_image_gives_no_feature(backbone):
-    none = np.empty((0, 32, 32, 3), dtype=np.uint8)
-    assert extract_features(backbone, none).shape == (0, backbone.width)
-
-
-def test_features_that_are_not_finite_are_refused(backbone, images):
-    broken = copy.deepcopy(backbone)
-    with torch.no_grad():
-        next(broken.parameters()).mul_(torch.inf)
-    with pytest.raises(InputError, match="features: 7 of 7 images give NaN or infinity"):
-        extract_features(broken, images)
-
-
-def test_progress_ends_with_all_images(backbone, images):
-    seen = []
-    extract_features(
-        backbone, images, batch_size=3, progress=lambda done, total: seen.append((done, total))
-    )
-    assert seen == [(3, 7), (6, 7), (7, 7)]
 
 
 def test_a_zero_vector_is_like_nothing():
@@ -225,7 +161,7 @@ def test_one_training_class_is_refused():
 
 
 def test_fits_that_do_not_converge_are_counted_not_warned_of(monkeypatch):
-    monkeypatch.setattr("lvmmed.probes.MAX_SOLVER_STEPS", 1)
+    monkeypatch.setattr("lvmmed.probes.classification.MAX_SOLVER_STEPS", 1)
     train, labels = _clouds(20, seed=21)
     fitted = linear_probe(train, labels, train, labels, num_classes=3, choices=(1.0, 10.0))
     assert fitted.num_unconverged == 2

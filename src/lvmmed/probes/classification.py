@@ -1,4 +1,4 @@
-"""Probes of a frozen encoder: features once, then kNN and a linear classifier.
+"""Probes of pooled features: kNN and a linear classifier.
 
 Everything that is chosen (k, the strength of regularisation) is chosen on the validation split by
 balanced accuracy; the classifier that is tested is the one fitted on the training split alone,
@@ -7,7 +7,6 @@ never on training and validation together, so that numbers of different probes s
 Letters used in shapes:
     n, m, v: training, test and validation cases.
     D: width of the features.
-    S: side of an image in pixels.
     c: classes.
 """
 
@@ -16,15 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from lvmmed.augment.views import encoder_input
 from lvmmed.evaluation.classification import classification_scores
-from lvmmed.models.backbones import Backbone
 from lvmmed.types import InputError
 
 KNN_CHOICES = (1, 5, 10, 20)
@@ -50,55 +46,6 @@ class Fitted:
     chosen: float
     val_score: float
     num_unconverged: int = 0
-
-
-@torch.inference_mode()
-def extract_features(
-    backbone: Backbone,
-    images: UInt8[np.ndarray, "n S S 3"],
-    *,
-    batch_size: int = 128,
-    device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
-) -> Float32[np.ndarray, "n D"]:
-    """Run a frozen encoder over images, without augmentation.
-
-    The encoder is put in evaluation mode, so batch statistics are neither used nor updated and an
-    image's features do not depend on its batch (up to float rounding); its mode is restored.
-
-    Args:
-        backbone: encoder; moved to the device.
-        images: squares as `load_square_images` returns them.
-        batch_size: images at once.
-        device: where to run.
-        progress: called with (images done, images).
-
-    Returns:
-        Pooled features.
-
-    Raises:
-        InputError: a feature is not finite.
-    """
-    modes = {name: module.training for name, module in backbone.named_modules()}
-    backbone.to(device).eval()
-    parts = [np.empty((0, backbone.width), dtype=np.float32)]
-    for start in range(0, len(images), batch_size):
-        batch = encoder_input(
-            images[start : start + batch_size], backbone.mean, backbone.std, device=device
-        )
-        parts.append(backbone(batch).pooled.float().cpu().numpy())
-        if progress is not None:
-            progress(min(start + batch_size, len(images)), len(images))
-    for name, module in backbone.named_modules():
-        module.training = modes[name]
-    features = np.concatenate(parts)
-    num_broken = int((~np.isfinite(features)).any(axis=1).sum())
-    if num_broken:
-        raise InputError(
-            f"features: {num_broken} of {len(images)} images give NaN or infinity; "
-            "the encoder's weights are broken, take an earlier checkpoint"
-        )
-    return features
 
 
 def cosine_similarity(
