@@ -11,6 +11,7 @@ from lvmmed.data.sheet import store_sheet
 from lvmmed.data.store import Store
 from lvmmed.engine.run_folder import RunFolder
 from lvmmed.models.weights import load_encoder
+from lvmmed.recipes.matching_inspection import draw_matching
 from lvmmed.types import Card, InputError
 
 
@@ -27,20 +28,32 @@ class Inspection:
     rows: tuple[tuple[str, str], ...]
 
 
-def inspect_path(path: Path, *, sheet: Path | None = None) -> Inspection:
+def inspect_path(
+    path: Path,
+    *,
+    sheet: Path | None = None,
+    matching: Path | None = None,
+    num_graphs: int | None = None,
+) -> Inspection:
     """Describe a store, a run folder or a weight file.
 
     Args:
         path: folder or file.
         sheet: where to write a contact sheet (PNG); stores only.
+        matching: where to draw matched graphs (PNG); runs of lvm-med only.
+        num_graphs: how many of them at most; None = all that the run kept.
 
     Returns:
         What was found, ready to show.
 
     Raises:
-        InputError: nothing there, not one of the three, or a sheet is asked of something else.
+        InputError: nothing there, not one of the three, or a picture is asked of something else.
     """
+    if num_graphs is not None and matching is None:
+        raise InputError(f"--graphs: got {num_graphs} without --matching; name a PNG with it")
     if (path / "store.json").is_file() or (path / ".parts").is_dir():
+        if matching is not None:
+            raise InputError(f"--matching: {path} is an image store; give a run of lvm-med")
         store = Store.open(path)
         if sheet is not None:
             store_sheet(store, sheet)
@@ -50,7 +63,11 @@ def inspect_path(path: Path, *, sheet: Path | None = None) -> Inspection:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_dir():
-        return _run(RunFolder.open(path))
+        folder = RunFolder.open(path)
+        drawn = () if matching is None else draw_matching(folder, matching, num_graphs=num_graphs)
+        return _run(folder, drawn)
+    if matching is not None:
+        raise InputError(f"--matching: {path} is a file of weights; give its run folder")
     loaded = load_encoder(str(path))
     num_parameters = sum(p.numel() for p in loaded.backbone.parameters())
     rows = [*_card(loaded.card), ("parameters", f"{num_parameters:,}")]
@@ -79,10 +96,10 @@ def _counted(values: Sequence[str | None], *, most: int = 12) -> str:
     return text + (f" and {len(counts) - most} more" if len(counts) > most else "")
 
 
-def _run(folder: RunFolder) -> Inspection:
+def _run(folder: RunFolder, drawn: tuple[tuple[str, str], ...]) -> Inspection:
     if not folder.is_finished:
         state = f"not finished; {len(folder.rows())} rows of metrics"
-        return Inspection(title=f"run {folder.path}", rows=(("state", state),))
+        return Inspection(title=f"run {folder.path}", rows=(("state", state), *drawn))
     result = folder.read_json("result.json")
     rows = [
         (name, str(result.get(name)))
@@ -92,7 +109,7 @@ def _run(folder: RunFolder) -> Inspection:
     for split, metrics in result.get("metrics", {}).items():
         rows += [(f"{split} {name}", _figure(value)) for name, value in metrics.items()]
     rows += [("warning", text) for text in result.get("warnings", [])]
-    return Inspection(title=f"run {folder.path}", rows=tuple(rows))
+    return Inspection(title=f"run {folder.path}", rows=(*rows, *drawn))
 
 
 def _figure(value: dict[str, object]) -> str:
