@@ -16,6 +16,7 @@ TORCH_FREE = (
     "lvmmed.config",
     "lvmmed.report",
     "lvmmed.evaluation.classification",
+    "lvmmed.evaluation.segmentation",
     "lvmmed.evaluation.statistics",
     "lvmmed.data.readers",
     "lvmmed.data.intensity",

@@ -64,16 +64,28 @@ class ViewsConfig(Settings):
     """Chance of a Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Range of the blur's sigma in pixels of a 224-px view; scaled with `size`."""
+    small_crops: int = Field(0, ge=0, le=16)
+    """Small crops of each image beside its two views, for methods with multi-crop."""
+    small_size: int | None = Field(None, ge=16, le=1024)
+    """Side of a small crop in pixels; none = 3/7 of `size` (96 at 224), a multiple of 16 >= 32."""
+    small_scale: tuple[float, float] = (0.05, 0.2)
+    """Range of a small crop's area as a fraction of the image."""
 
     @model_validator(mode="after")
     def _check_ranges(self) -> "ViewsConfig":
-        for name in ("scale", "ratio", "blur_sigma"):
+        for name in ("scale", "ratio", "blur_sigma", "small_scale"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name}: got [{low}, {high}], need 0 < low <= high")
-        if self.scale[1] > 1:
-            raise ValueError(f"scale: got {self.scale[1]}, a crop's area is at most 1")
+        for name in ("scale", "small_scale"):
+            if getattr(self, name)[1] > 1:
+                raise ValueError(f"{name}: got {getattr(self, name)[1]}, need at most 1 (all)")
         return self
+
+    def small(self) -> "ViewsConfig":
+        """Settings of one small crop: those of a view but for side and area."""
+        size = self.small_size or max(32, 16 * round(self.size * 3 / 7 / 16))
+        return self.model_copy(update={"size": size, "scale": self.small_scale})
 
 
 class ModelConfig(Settings):
@@ -129,6 +141,8 @@ class LogConfig(Settings):
 
     every: int = Field(10, ge=1)
     """Steps between rows of metrics.jsonl."""
+    probe_data: str | None = None
+    """Labelled images for a kNN probe while training (train and val only; tests are not read)."""
     samples: int = Field(8, ge=0)
     """Images whose views and matching are kept for the report at the end."""
 

@@ -12,7 +12,9 @@ from lvmmed.models.backbones import (
     default_size_px,
     fit_positions,
     is_timm_name,
+    size_refusal,
 )
+from lvmmed.models.initialization import seeded
 from lvmmed.types import InputError
 
 QUICK = {"resnet18", "vit_tiny_patch16_224", "tf_efficientnet_lite0", "convnext_atto"}
@@ -142,6 +144,68 @@ def test_normalisation_is_what_timm_states(name):
 def test_a_convolutional_encoder_takes_other_sizes_than_it_was_built_for(generator):
     backbone = build_backbone("resnet18", size_px=64, generator=generator)
     assert backbone(_images(generator, size_px=96)).map.shape[2:] == (3, 3)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "beit_base_patch16_224"])
+@pytest.mark.parametrize("size_px", [32, 96])
+def test_every_listed_backbone_but_beit_takes_smaller_and_larger_images(name, size_px, generator):
+    backbone = build_backbone(name, size_px=SIZE_PX, generator=generator)
+    assert size_refusal(name, size_px, built_for_px=SIZE_PX) is None
+    features = backbone(_images(generator, size_px=size_px))
+    side = size_px // SHAPES[name][1]
+    assert features.map.shape[2:] == (side, side)
+    assert torch.isfinite(features.map).all()
+
+
+def test_the_encoder_that_takes_one_size_only_says_so():
+    reason = size_refusal("beit_base_patch16_224", 32, built_for_px=64)
+    assert reason == "Input height (32) doesn't match model (64)."
+    assert size_refusal("beit_base_patch16_224", 64, built_for_px=64) is None
+
+
+def test_a_transformer_takes_multiples_of_its_patch_only():
+    reason = size_refusal("vit_tiny_patch16_224", 40, built_for_px=64)
+    assert reason == "Input height (40) should be divisible by patch size (16)."
+    with pytest.raises(InputError, match=r"does not take 40-px images .* set views\.size"):
+        size_refusal("vit_tiny_patch16_224", 64, built_for_px=40)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "deit_tiny_distilled_patch16_224",
+        pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow),
+    ],
+)
+def test_taking_other_sizes_changes_nothing_at_the_size_it_was_built_for(name, generator):
+    """Against timm's model of that one size: names, weights, outputs and gradients, bit for bit."""
+    ours = build_backbone(name, size_px=64, generator=torch.Generator().manual_seed(3)).model
+    with seeded(torch.Generator().manual_seed(3)):
+        theirs = timm.create_model(name, img_size=64)
+    theirs.reset_classifier(0)
+    pairs = zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True)
+    assert all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in pairs)
+    images = _images(generator)
+    outputs = [model.eval().forward_features(images) for model in (ours, theirs)]
+    assert torch.equal(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert (a.grad is None and b.grad is None) or torch.equal(a.grad, b.grad)
+
+
+def test_a_smaller_image_sees_the_whole_grid_of_positions(generator):
+    """2 x 2 tokens get the 4 x 4 positions shrunk as an image (timm's own resampling)."""
+    backbone = build_backbone("vit_tiny_patch16_224", size_px=64, generator=generator)
+    model = backbone.model
+    seen = []
+    model.patch_drop.register_forward_hook(lambda *call: seen.append(call[2]))
+    backbone(torch.zeros(1, 3, 32, 32))
+    grid = model.pos_embed[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
+    shrunk = torch.nn.functional.interpolate(grid, size=(2, 2), mode="bicubic", antialias=True)
+    expected = shrunk.flatten(2).transpose(1, 2) + model.patch_embed.proj.bias
+    torch.testing.assert_close(seen[0][:, 1:], expected)
 
 
 def test_a_misspelt_name_gets_a_suggestion():

@@ -57,11 +57,28 @@ def test_centring_adds_no_parameter_and_takes_the_useless_bias_away(generator):
     assert projector(torch.randn(32, 16, generator=generator)).mean(0).abs().max() < 1e-5
 
 
+def test_the_last_bias_can_be_left_out_and_nothing_else():
+    projector = Projector(16, 8, num_hidden=1, hidden_width=4, final_bias=False)
+    shapes = [tuple(p.shape) for p in projector.parameters()]
+    assert shapes == [(4, 16), (4,), (4,), (8, 4)]
+    whole = Projector(16, 8, num_hidden=1, hidden_width=4)
+    assert [tuple(p.shape) for p in whole.parameters()] == [*shapes, (8,)]
+
+
 def test_hidden_layers_make_it_an_mlp(generator):
     projector = Projector(16, 8, num_hidden=2, hidden_width=32, generator=generator)
     hidden = 16 * 32 + 2 * 32 + 32 * 32 + 2 * 32
     assert sum(p.numel() for p in projector.parameters()) == hidden + 32 * 8 + 8
     assert projector(torch.randn(5, 16, generator=generator)).shape == (5, 8)
+
+
+def test_without_normalisation_hidden_layers_are_linear_and_relu(generator):
+    projector = Projector(6, 3, num_hidden=1, hidden_width=5, hidden_norm=False)
+    assert sum(p.numel() for p in projector.parameters()) == 6 * 5 + 5 + 5 * 3 + 3
+    first, last = projector.layers[0], projector.layers[-1]
+    features = torch.randn(1, 6, generator=generator)
+    hidden = (features @ first.weight.T + first.bias).clamp(min=0)
+    torch.testing.assert_close(projector(features), hidden @ last.weight.T + last.bias)
 
 
 def test_weights_are_a_function_of_the_generator():

@@ -1,8 +1,5 @@
 """Figures against numpy and hand arithmetic; alarms by planted collapse."""
 
-import itertools
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -14,55 +11,9 @@ from lvmmed.recipes.monitoring import (
     Monitor,
     alarms,
     choose_held_out,
-    measure_alignment,
-    measure_effective_rank,
-    measure_feature_std,
-    measure_uniformity,
     monitor_interval,
     square_images,
 )
-
-
-def test_effective_rank_is_that_of_numpy(generator):
-    features = torch.randn(40, 12, generator=generator) + 0.3
-    values = np.linalg.svd(features.double().numpy(), compute_uv=False)
-    shares = values / values.sum()
-    expected = np.exp(-(shares * np.log(shares)).sum())
-    assert measure_effective_rank(features) == pytest.approx(expected, rel=1e-6)
-
-
-def test_effective_rank_of_special_cases():
-    assert measure_effective_rank(torch.eye(7)) == pytest.approx(7)
-    assert measure_effective_rank(torch.ones(9, 5)) == pytest.approx(1)
-    assert measure_effective_rank(torch.zeros(3, 4)) == 0.0
-    assert math.isnan(measure_effective_rank(torch.full((2, 2), math.nan)))
-    # singular values 3 and 1: shares 3/4 and 1/4
-    expected = math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
-    assert measure_effective_rank(torch.diag(torch.tensor([3.0, 1.0]))) == pytest.approx(expected)
-
-
-def test_feature_deviation_does_not_see_length():
-    # unit rows (1, 0) and (0, 1): each column is 0 or 1, deviation 1/2
-    features = torch.tensor([[5.0, 0.0], [0.0, 0.1]])
-    assert measure_feature_std(features) == pytest.approx(0.5)
-    assert measure_feature_std(torch.tensor([[1.0, 1.0], [2.0, 2.0]])) == pytest.approx(0, abs=1e-7)
-
-
-def test_alignment_is_the_squared_distance_on_the_sphere():
-    first = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
-    second = torch.tensor([[0.0, 1.0], [0.0, 9.0]])
-    assert measure_alignment(first, second) == pytest.approx(1.0)  # (2 + 0) / 2
-
-
-def test_uniformity_is_the_loop_over_pairs(generator):
-    features = torch.randn(6, 3, generator=generator)
-    unit = features / features.norm(dim=1, keepdim=True)
-    terms = [
-        math.exp(-2 * float((a - b).square().sum())) for a, b in itertools.combinations(unit, 2)
-    ]
-    expected = math.log(sum(terms) / len(terms))
-    assert measure_uniformity(features) == pytest.approx(expected, rel=1e-4)
-    assert math.isnan(measure_uniformity(features[:1]))
 
 
 def test_held_out_patients_are_never_split_and_never_trained_on():
@@ -118,7 +69,8 @@ def test_the_monitor_repeats_itself_and_leaves_the_encoder_alone():
     monitor = Monitor(pad_images(images), backbone, ViewsConfig(size=32))
     first = monitor.measure(backbone)
     assert monitor.measure(backbone) == first
-    assert set(first) == {"effective_rank", "feature_std", "alignment", "uniformity"}
+    names = "effective_rank alpha_req lidar feature_std alignment uniformity"
+    assert set(first) == set(names.split())
     assert 1 <= first["effective_rank"] <= 6
     assert backbone.training
     torch.testing.assert_close(backbone.state_dict(), before, rtol=0, atol=0)
@@ -130,14 +82,22 @@ def test_measurements_fall_on_logged_steps_about_twenty_times():
     assert monitor_interval(40_000, log_every=10) == 2000
 
 
-def judged(row, *, graph_size=16, is_last=False):
-    start = {"step": 0, "effective_rank": 100.0}
-    return alarms({"step": 5, **row}, start, width=400, graph_size=graph_size, is_last=is_last)
+def judged(row, *, graph_size=16, is_last=False, late=()):
+    start, row = {"step": 0, "effective_rank": 100.0}, {"step": 5, **row}
+    return alarms(row, start, width=400, graph_size=graph_size, is_last=is_last, late=late)
+
+
+def matching(accuracy, **figures):
+    return {"matching_accuracy": accuracy, **figures}
 
 
 def test_a_healthy_row_raises_no_alarm():
     row = {"effective_rank": 90.0, "feature_std": 0.04, "matching_accuracy": 0.5}
-    assert judged({**row, "data_wait_frac": 0.1}, is_last=True) == {}
+    assert judged({**row, "data_wait_frac": 0.1, "noise_to_affinity": 0.9}, is_last=True) == {}
+
+
+def test_matching_is_saturated_only_under_noise_and_margin():
+    assert judged(matching(1.0, matching_accuracy_perturbed=0.7)) == {}
 
 
 @pytest.mark.parametrize(
@@ -147,6 +107,9 @@ def test_a_healthy_row_raises_no_alarm():
         ({"feature_std": 0.0049}, "spread", "least 0.005"),  # 0.1 / sqrt(400)
         ({"data_wait_frac": 0.31}, "starving", "31%"),
         ({"matching_accuracy": 0.99}, "saturated", "method.graph_size"),
+        (matching(1.0, matching_accuracy_perturbed=0.985), "saturated", "98%"),
+        (matching(0.3, noise_to_affinity=1.26), "noise", "1.3 times"),
+        (matching(0.3, noise_to_affinity=25.0), "noise", "lower method.noise"),
     ],
 )
 def test_every_alarm_says_what_and_what_to_do(row, kind, says):
@@ -162,3 +125,37 @@ def test_matching_at_chance_is_an_alarm_at_the_end_only():
     assert judged(row) == {}
     assert list(judged(row, is_last=True)) == ["matching"]
     assert judged(row, is_last=True, graph_size=None) == {}
+
+
+def late_rows(*pairs):
+    """Rows of the second half: (right with edges, right without)."""
+    return [matching(full, matching_accuracy_first_order=first) for full, first in pairs]
+
+
+def test_edges_that_spoil_for_long_are_told_with_advice():
+    row = matching(0.5)
+    found = judged(row, late=late_rows(*[(0.5, 0.6)] * 5))
+    assert list(found) == ["edges"]
+    assert "0.50 of the nodes right with them, 0.60 without, over 5 rows" in found["edges"]
+    for advice in ("method.edge_ramp_steps", "method.edge_weight"):
+        assert advice in found["edges"]
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        late_rows(*[(0.5, 0.6)] * 4),  # too short
+        late_rows(*[(0.5, 0.54)] * 9),  # by too little
+        late_rows(*[(0.6, 0.5)] * 9),  # edges help
+        late_rows(*[(0.2, 0.9)] * 9, *[(0.9, 0.9)] * 10),  # long past
+        [matching(0.5)] * 9,  # no figure without edges
+        [],
+    ],
+)
+def test_edges_that_do_not_spoil_for_long_are_not(late):
+    assert judged(matching(0.5), late=late) == {}
+
+
+def test_alarms_of_matching_are_for_methods_with_graphs():
+    row = matching(1.0, noise_to_affinity=9.0)
+    assert judged(row, graph_size=None, late=late_rows(*[(0.5, 0.9)] * 9)) == {}

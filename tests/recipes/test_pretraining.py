@@ -13,7 +13,8 @@ from reference.tiny_store import write_tiny_store
 from safetensors.torch import load_file
 
 from lvmmed.models.weights import load_encoder
-from lvmmed.recipes.pretraining import pretrain, resolve_config, run_length, tail_means
+from lvmmed.recipes.pretraining import pretrain, resolve_config, tail_means
+from lvmmed.recipes.run_facts import run_length
 from lvmmed.ssl.lvm_med import LvmMed
 from lvmmed.types import InputError
 
@@ -33,6 +34,12 @@ TINY = [
     "method.solver_iterations=4",
 ]
 CLOCK = ("images_per_s", "data_wait_frac", "alarms", "warnings")
+STATEFUL = {
+    "moco": ["method.queue_length=64", "method.projector_hidden_width=32"],
+    "byol": ["method.hidden_width=32", "method.projection_width=16"],
+    "dino": ["method.num_prototypes=64", "method.hidden_width=32", "views.small_crops=1"],
+}
+"""Recipes with teachers, queues or memories -> settings that make them small."""
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,9 +70,9 @@ def rows_of(folder):
     return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
 
 
-def stop_after(num_steps):
+def stop_after(num_steps, *, of=10):
     def progress(done, total, note):
-        assert total == 10
+        assert total == of
         assert "loss" in note
         if done == num_steps:
             raise KeyboardInterrupt
@@ -112,6 +119,7 @@ def test_rows_have_the_figures_of_the_contract(finished):
         "hamming",
         "noise_to_affinity",
         "second_solve_skipped",
+        "solver_gap",
     ):
         assert all(math.isfinite(row[name]) for row in rows), name
 
@@ -198,6 +206,23 @@ def test_ten_steps_are_five_a_stop_and_five_more(finished, store, tmp_path):
     assert rows_of(out) == rows_of(finished.folder)
     with np.load(out / "samples.npz") as a, np.load(finished.folder / "samples.npz") as b:
         assert all(np.array_equal(a[name], b[name]) for name in b.files)
+
+
+@pytest.mark.parametrize("recipe", STATEFUL)
+def test_what_methods_carry_from_step_to_step_is_resumed_bit_for_bit(store, tmp_path, recipe):
+    words = ["train.steps=4", "train.checkpoint_every=2", "log.every=1", "log.samples=0"]
+    config = tiny(store, *words, *STATEFUL[recipe], recipe=recipe)
+    pretrain(config, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, tmp_path / "stopped", progress=stop_after(3, of=4))
+    pretrain(config, tmp_path / "stopped", resume=True)
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "straight")
+    straight, resumed = (
+        torch.load(tmp_path / name / "checkpoints" / "step_0000004.pt", weights_only=True)["model"]
+        for name in ("straight", "stopped")
+    )
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
 def test_a_run_stopped_before_its_first_checkpoint_starts_over(finished, store, tmp_path):
@@ -288,7 +313,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(store, tmp_pat
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-@pytest.mark.parametrize("recipe", ["paper-literal", "simclr"])
+@pytest.mark.parametrize("recipe", ["paper-literal", "simclr", "barlow-twins", "vicreg", "vicregl"])
 def test_the_other_recipes_run_and_stay_finite(store, tmp_path, recipe):
     result = pretrain(
         tiny(store, "train.steps=2", "log.samples=2", recipe=recipe), tmp_path / "run"
@@ -305,6 +330,20 @@ def test_a_collapse_is_said_in_words(store, tmp_path, monkeypatch):
     collapsed = [text for text in result.warnings if "images look alike" in text]
     assert len(collapsed) == 1  # said once, not at every row
     assert any(line.startswith("warning: step 0: collapse") for line in result.lines())
+
+
+def test_edges_that_spoil_late_in_the_run_are_told_once(store, tmp_path, monkeypatch):
+    original = LvmMed.diagnostics
+
+    def spoilt(self, views, features, *, step, generator):
+        figures = original(self, views, features, step=step, generator=generator)
+        return {**figures, "matching_accuracy": 0.3, "matching_accuracy_first_order": 0.5}
+
+    monkeypatch.setattr(LvmMed, "diagnostics", spoilt)
+    config = tiny(store, "train.steps=12", "log.every=1", "views.size=32", "log.samples=0")
+    result = pretrain(config, tmp_path / "run")
+    told = [text for text in result.warnings if "edges spoil" in text]
+    assert [text.split(":")[0] for text in told] == ["step 10"]  # the fifth row from step 6 on
 
 
 def test_epochs_become_steps(store):

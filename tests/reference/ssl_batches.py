@@ -1,14 +1,21 @@
 """Batches for tests of self-supervised methods: blobs of random place, size and grey."""
 
+import copy
+import functools
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from lvmmed.augment.views import apply_views, draw_views, pad_images
 from lvmmed.config import ViewsConfig
 from lvmmed.models.backbones import Backbone, build_backbone
+from lvmmed.ssl.method import MethodContext, RunFacts
+from lvmmed.ssl.table import METHODS
 
-SIZE_PX = 32
+SIZE_PX = 64
 SETTINGS = ViewsConfig(size=SIZE_PX, scale=(0.5, 1.0), blur_probability=0.0)
+SMALL = SETTINGS.small()
 
 
 def pictures(num, *, seed=0, side=40):
@@ -26,29 +33,61 @@ def pictures(num, *, seed=0, side=40):
     return images
 
 
-def two_views(num, *, seed=0):
-    """Two views of each of `num` pictures, drawn from the seed."""
+@functools.cache
+def make_views(num, *, seed=0, num_small=0):
+    """Two views of each of `num` pictures, then small crops, drawn from the seed; a tuple."""
     batch = pad_images(pictures(num, seed=seed))
     generator = torch.Generator().manual_seed(seed)
     mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-    return [
+    views = [
         apply_views(
             batch,
-            draw_views(batch.sizes, SETTINGS, generator=generator),
-            settings=SETTINGS,
+            draw_views(batch.sizes, settings, generator=generator),
+            settings=settings,
             mean=mean,
             std=std,
         )
-        for _ in range(2)
+        for settings in [SETTINGS] * 2 + [SMALL] * num_small
     ]
+    return tuple(replace(view, image_index=torch.arange(num)) for view in views)
 
 
-def small_backbone(seed=0) -> Backbone:
-    """A convolutional encoder of 0.1 M parameters."""
+def small_backbone(seed=0, name="test_efficientnet") -> Backbone:
+    """An encoder of 0.1 to 0.5 M parameters; of images of 64 px its map is 2 x 2 or larger."""
+    return copy.deepcopy(_backbone(seed, name))
+
+
+@functools.cache
+def _backbone(seed, name):
     generator = torch.Generator().manual_seed(seed)
-    return build_backbone("test_efficientnet", size_px=SIZE_PX * 2, generator=generator)
+    return build_backbone(name, size_px=SIZE_PX, generator=generator)
 
 
-def encode(backbone, views):
-    """Features of each view; images are doubled in size for a map of 2 x 2."""
-    return [backbone(torch.nn.functional.interpolate(v.images, scale_factor=2.0)) for v in views]
+def run_facts(num_images=32, *, num_small=0, backbone="test_efficientnet"):
+    """Facts of a run of 40 steps on one batch of images that comes again and again."""
+    return RunFacts(
+        backbone=backbone,
+        batch_size=num_images,
+        num_images=num_images,
+        steps_per_epoch=1,
+        num_steps=40,
+        num_small_crops=num_small,
+    )
+
+
+def build_method(name, fields, backbone, *, seed=0, num_images=32, num_small=0):
+    """Build a method of the table with some fields set, as the recipe would."""
+    row = METHODS[name]
+    config = row.config.model_validate({"name": name, **fields})
+    facts = run_facts(num_images, num_small=num_small, backbone=backbone.name)
+    row.check(config, facts)
+    generator = torch.Generator().manual_seed(seed)
+    return row.build(config, MethodContext(backbone=backbone, facts=facts, generator=generator))
+
+
+def context_of_width(width, *, seed=1):
+    """What a method without teacher is built from, for features of a width of the test's choice."""
+    backbone = small_backbone()
+    backbone.width = width
+    generator = torch.Generator().manual_seed(seed)
+    return MethodContext(backbone=backbone, facts=run_facts(), generator=generator)

@@ -6,13 +6,14 @@ import pytest
 import torch
 import yaml
 from reference.lvm_med_loop import matching_of_graph
-from reference.ssl_batches import two_views
+from reference.ssl_batches import context_of_width, make_views
 
 from lvmmed.config import TrainConfig, build_config, validated
 from lvmmed.models.backbones import Features
 from lvmmed.ssl.lvm_med import PAPER_LITERAL, LvmMed, LvmMedConfig
 from lvmmed.types import InputError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH = 6
 QUIET = {"noise": 0.0, "centering": False, "projection_width": 8}
 TINY = {**QUIET, "graph_size": 4, "neighbors": 2}
@@ -36,7 +37,7 @@ def _take(features, rows):
 
 
 def _method(**fields):
-    return LvmMed(LvmMedConfig(**fields), WIDTH, generator=torch.Generator().manual_seed(1))
+    return LvmMed(LvmMedConfig(**fields), context_of_width(WIDTH))
 
 
 def _run(method, views, features, *, step=0, seed=0):
@@ -50,7 +51,7 @@ def _gradients(output, features):
 
 @pytest.fixture(scope="module")
 def views():
-    return two_views(20)
+    return list(make_views(20))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -238,6 +239,32 @@ def test_the_ratio_of_noise_to_affinity_by_hand(views):
     # the standard deviation of Gumbel(0, b) is b pi / sqrt(6)
     expected = 0.3 * math.pi / math.sqrt(6) / float(spread)
     assert figures["noise_to_affinity"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_solver_gap_is_that_of_the_matchings_without_noise(views):
+    method, features = _method(noise=5.0, solver_iterations=60), _features(20, seed=2)
+    gaps = [
+        method.diagnostics(views, features, step=0, generator=torch.Generator().manual_seed(seed))[
+            "solver_gap"
+        ]
+        for seed in (0, 1)
+    ]
+    assert gaps[0] == gaps[1]
+    assert 0 <= gaps[0] < 0.5
+    # the nodes of equal views match themselves, and a bound proves that nothing is better
+    same = [features[0], features[0]]
+    figures = _method(alpha=1.0).diagnostics(
+        views, same, step=0, generator=torch.Generator().manual_seed(0)
+    )
+    assert figures["solver_gap"] < gaps[0]
+    assert figures["solver_gap"] == pytest.approx(0, abs=0.01)
+
+
+def test_large_graphs_have_no_solver_gap():
+    views, features = list(make_views(66)), _features(66)
+    method = _method(graph_size=66, solver_restarts=1, solver_iterations=1)
+    generator = torch.Generator().manual_seed(0)
+    assert "solver_gap" not in method.diagnostics(views, features, step=0, generator=generator)
 
 
 def test_noise_comes_from_the_generator_alone(views):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from reference.contrast import nt_xent_loop
+from reference.ssl_batches import context_of_width
 
 from lvmmed.config import validated
 from lvmmed.models.backbones import Features
@@ -15,7 +16,7 @@ def _features(generator, num=8, width=6):
 
 def _run(config, generator):
     features = [_features(generator), _features(generator)]
-    method = Simclr(config, 6, generator=torch.Generator().manual_seed(1))
+    method = Simclr(config, context_of_width(6))
     output = method.training_loss([], features, step=0, generator=generator)
     return method, features, output
 
@@ -31,8 +32,8 @@ def test_the_loss_is_nt_xent_of_the_projections(generator):
     assert figures == {"contrast_accuracy": pytest.approx(accuracy)}
 
 
-def test_the_default_projector_is_a_two_layer_mlp(generator):
-    method = Simclr(SimclrConfig(), 512, generator=generator)
+def test_the_default_projector_is_a_two_layer_mlp():
+    method = Simclr(SimclrConfig(), context_of_width(512))
     shapes = [tuple(p.shape) for p in method.parameters() if p.ndim == 2]
     assert shapes == [(2048, 512), (128, 2048)]
 

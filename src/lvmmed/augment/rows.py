@@ -33,10 +33,12 @@ def move(bundle: BundleT, device: torch.device | str) -> BundleT:
 
 
 def map_tensors(bundle: BundleT, function: Callable[[Tensor], Tensor]) -> BundleT:
-    """Build the same dataclass with a function applied to every tensor in it."""
+    """Build the same dataclass with a function applied to every tensor in it; None stays None."""
     changed: dict[str, Any] = {}
     for field in fields(cast(Any, bundle)):
         value = getattr(bundle, field.name)
+        if value is None:
+            continue
         is_tensor = isinstance(value, Tensor)
         changed[field.name] = function(value) if is_tensor else map_tensors(value, function)
     return cast(BundleT, replace(cast(Any, bundle), **changed))

@@ -91,11 +91,14 @@ class Views:
         images: normalised by the encoder's mean and std.
         crops: boxes in source pixels, and flips.
         source_size: (height, width) of the source images in pixels.
+        image_index: number of each image among those that are trained on, where it is known; for
+            methods that remember images from one epoch to the next.
     """
 
     images: Float[Tensor, "B 3 S S"]
     crops: Crops
     source_size: Int64[Tensor, "B 2"]
+    image_index: Int64[Tensor, "B"] | None = None
 
     def __len__(self) -> int:
         """Count the views."""

@@ -39,6 +39,18 @@ class Problem:
     neighbors_t: Int64[Tensor, "B N k"]
     mask: Bool[Tensor, "B N"] | None = None
 
+    def repeated(self, times: int) -> "Problem":
+        """Stand the whole batch `times` times behind itself, such as for as many draws of noise."""
+        if times == 1:
+            return self
+        return Problem(
+            vertex_affinity=self.vertex_affinity.repeat(times, 1, 1),
+            edge_affinity=self.edge_affinity.repeat(times, 1, 1),
+            neighbors_s=self.neighbors_s.repeat(times, 1, 1),
+            neighbors_t=self.neighbors_t.repeat(times, 1, 1),
+            mask=None if self.mask is None else self.mask.repeat(times, 1),
+        )
+
 
 @torch.no_grad()
 def knn_graph(

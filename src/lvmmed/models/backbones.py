@@ -16,7 +16,7 @@ from typing import Any
 import timm
 import timm.layers
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lvmmed.config import did_you_mean
@@ -46,10 +46,13 @@ class Features:
     Attributes:
         map: last feature map, in the arithmetic the backbone ran in (bf16 under autocast).
         pooled: mean of the map over its positions, in fp32 or better.
+        is_visible: which positions were encoded, for masked-image methods: the others are zero in
+            the map and left out of the mean. None = all.
     """
 
     map: Float[Tensor, "B D h w"]
     pooled: Float[Tensor, "B D"]
+    is_visible: Bool[Tensor, "B h w"] | None = None
 
 
 class Backbone(nn.Module):
@@ -69,7 +72,8 @@ class Backbone(nn.Module):
         name: name that `build_backbone` takes.
         width: channels of the map and length of the pooled vector.
         stride: side in pixels of the image patch that one position of the map stands for.
-        size_px: side of the square images it was built for; convolutional encoders take others.
+        size_px: side of the square images it was built for; what `size_refusal` finds nothing
+            against is taken as well (transformers then resample their positions).
         mean: per-channel mean to subtract from pixels in 0..1.
         std: per-channel standard deviation to divide by.
     """
@@ -147,6 +151,24 @@ def is_timm_name(name: str) -> bool:
     return name.split(".")[0] in timm.list_models()
 
 
+@functools.cache
+def is_vision_transformer(name: str) -> bool:
+    """Whether an encoder is a plain vision transformer, which can leave out patches.
+
+    Args:
+        name: timm name with or without tag; an unknown one is refused with an InputError.
+
+    Returns:
+        True for timm's VisionTransformer on patches of pixels; False for all others, such as
+        convolutional, windowed (Swin, SAM) and hybrid encoders, BEiT and EVA.
+    """
+    _check_name(name)
+    with torch.device("meta"):
+        model = timm.create_model(name, pretrained=False)
+    is_plain = isinstance(model, timm.models.VisionTransformer)
+    return is_plain and isinstance(model.patch_embed, timm.layers.PatchEmbed)
+
+
 def default_size_px(name: str) -> int:
     """Side of the images that an encoder was made for, in pixels.
 
@@ -162,6 +184,32 @@ def default_size_px(name: str) -> int:
     _check_name(name)
     config = timm.get_pretrained_cfg(name)
     return int(config.input_size[-1]) if config is not None else 224
+
+
+@functools.cache
+def size_refusal(name: str, size_px: int, *, built_for_px: int) -> str | None:
+    """Say why an encoder that is built for images of one size takes none of another.
+
+    Convolutional encoders take any that is not too small; transformers resample their positions
+    and take multiples of their patch, but not where timm ties a table to the size (BEiT).
+
+    Args:
+        name: timm name with or without tag.
+        size_px: side of the images in question, in pixels.
+        built_for_px: `size_px` of `build_backbone`.
+
+    Returns:
+        timm's reason in one line, None if it takes them. An unknown name, or a size it cannot even
+        be built for, is refused with an InputError.
+    """
+    _plan(name, built_for_px)
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            model = _create(name, size_px=built_for_px, pretrained=False)
+            _feature_map(model, torch.zeros(2, 3, size_px, size_px))
+    except (AssertionError, RuntimeError, ValueError, TypeError) as error:
+        return _first_line(error)
+    return None
 
 
 def fit_positions(state: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
@@ -241,12 +289,9 @@ def _check_name(name: str) -> None:
 
 
 def _create(name: str, *, size_px: int, pretrained: bool) -> nn.Module:
-    try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, img_size=size_px)
-    except TypeError as error:
-        if "img_size" not in str(error):
-            raise
-        model = timm.create_model(name, pretrained=pretrained)
+    # img_size sets the grid of positions; dynamic_img_size lets other sizes than that one in
+    options = {"img_size": size_px, "dynamic_img_size": True}
+    model = _with_known_options(name, pretrained=pretrained, options=options)
     reset: Any = getattr(model, "reset_classifier", None)
     if reset is None:
         raise InputError(_no_map(name, "it has no classifier to take off"))
@@ -256,6 +301,18 @@ def _create(name: str, *, size_px: int, pretrained: bool) -> nn.Module:
         reset(0)
     if name.startswith("samvit"):
         model.neck = nn.Identity()
+    return model
+
+
+def _with_known_options(name: str, *, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
+    """Create a timm model without the options that its class does not know."""
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+    except TypeError as error:
+        known = {key: value for key, value in options.items() if repr(key) not in str(error)}
+        if len(known) == len(options):
+            raise
+        return _with_known_options(name, pretrained=pretrained, options=known)
     return model
 
 
@@ -277,6 +334,8 @@ def _feature_map(model: nn.Module, images: Float[Tensor, "B 3 S S"]) -> Float[Te
 def _token_grid(model: nn.Module, num_tokens: int) -> tuple[int, int]:
     side = math.isqrt(num_tokens)
     rows, cols = getattr(getattr(model, "patch_embed", None), "grid_size", None) or (side, side)
+    if rows * cols != num_tokens:  # images of another size than the encoder was built for
+        rows, cols = side, side
     if rows * cols != num_tokens:
         raise InputError(_no_map(_architecture(model), f"{num_tokens} tokens are no grid"))
     return int(rows), int(cols)

@@ -59,7 +59,9 @@ class Projector(nn.Module):
 
     Source:
         Paper appendix A states only "2048 x 128": one linear layer with `num_hidden` 0 and
-        `centering` off. Hidden layers (linear, batch normalisation, relu) are those of SimCLR.
+        `centering` off. Hidden layers (linear, batch normalisation, relu) are those of SimCLR;
+        without `hidden_norm` (linear, relu) those of MoCo v2.
+        Losses that a shift does not change have no use for a `final_bias`.
         Centring is ours: without it the cosines of an untrained encoder crowd near 1.
     """
 
@@ -71,6 +73,8 @@ class Projector(nn.Module):
         num_hidden: int = 0,
         hidden_width: int = 2048,
         centering: bool = False,
+        hidden_norm: bool = True,
+        final_bias: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -78,14 +82,13 @@ class Projector(nn.Module):
         width = width_in
         with seeded(generator):
             for _ in range(num_hidden):
-                layers += [
-                    nn.Linear(width, hidden_width, bias=False),
-                    BatchNorm(hidden_width, affine=True),
-                    nn.ReLU(),
-                ]
+                # batch normalisation would take a bias away again
+                layers.append(nn.Linear(width, hidden_width, bias=not hidden_norm))
+                layers += [BatchNorm(hidden_width, affine=True)] if hidden_norm else []
+                layers.append(nn.ReLU())
                 width = hidden_width
             # centring would take a bias away again, so there is none to train
-            layers.append(nn.Linear(width, width_out, bias=not centering))
+            layers.append(nn.Linear(width, width_out, bias=final_bias and not centering))
         if centering:
             layers.append(BatchNorm(width_out, affine=False))
         self.layers = nn.Sequential(*layers)

@@ -1,9 +1,9 @@
 """Which images a step sees, and having them in memory before they are needed."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
@@ -106,13 +106,17 @@ class Draw:
 
     Attributes:
         sizes: (height, width) in pixels of all images of the step, over all ranks.
+        own: rows of `sizes` that are this rank's images.
         batch: this rank's images, on the processor.
+        image_index: their numbers among the images that are trained on.
         wait_s: seconds until they were there.
     """
 
     sizes: Int64[Tensor, "G 2"]
+    own: slice
     batch: ImageBatch
-    wait_s: float
+    image_index: Int64[Tensor, " B"]
+    wait_s: float = 0.0
 
 
 class ImageFeed:
@@ -129,7 +133,7 @@ class ImageFeed:
         self._sampler = sampler
         sides = [store.column(name) for name in ("height_px", "width_px")]
         self._sizes = torch.tensor(np.array(sides, dtype=np.int64).T)
-        self._coming: dict[int, Future[tuple[np.ndarray, ImageBatch]]] = {}
+        self._coming: dict[int, Future[Draw]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="images")
 
     def __enter__(self) -> "ImageFeed":
@@ -158,15 +162,33 @@ class ImageFeed:
         started = time.perf_counter()
         for coming in range(step, min(step + 1 + NUM_AHEAD, max(num_steps, step + 1))):
             if coming not in self._coming:
-                self._coming[coming] = self._thread.submit(self._load, coming)
-        indices, batch = self._coming.pop(step).result()
-        return Draw(
-            sizes=self._sizes[torch.from_numpy(indices)],
-            batch=batch,
-            wait_s=time.perf_counter() - started,
-        )
+                self._coming[coming] = self._thread.submit(self._step, coming)
+        draw = self._coming.pop(step).result()
+        return replace(draw, wait_s=time.perf_counter() - started)
 
-    def _load(self, step: int) -> tuple[np.ndarray, ImageBatch]:
-        indices = self._rows[self._sampler.batch(step)]
-        own = indices[distributed.local_slice(len(indices))]
-        return indices, load_images(self._store, own.tolist())
+    def all_images(self, batch_size: int) -> Iterator[Draw]:
+        """Go once over all images that are trained on, in their order.
+
+        Args:
+            batch_size: images at once over all ranks; the last batch is filled up from the start.
+
+        Yields:
+            Draw: the images of one batch.
+        """
+        num = len(self._rows)
+        for start in range(0, num, batch_size):
+            yield self._load(np.arange(start, start + batch_size) % num)
+
+    def _step(self, step: int) -> Draw:
+        return self._load(self._sampler.batch(step))
+
+    def _load(self, chosen: Int64[np.ndarray, " G"]) -> Draw:
+        """Load this rank's share of some of the images that are trained on."""
+        own = distributed.local_slice(len(chosen))
+        rows = self._rows[chosen]
+        return Draw(
+            sizes=self._sizes[torch.from_numpy(rows)],
+            own=own,
+            batch=load_images(self._store, rows[own].tolist()),
+            image_index=torch.from_numpy(chosen[own]),
+        )

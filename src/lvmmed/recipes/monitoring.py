@@ -19,6 +19,15 @@ from lvmmed.augment.geometry import Crops, apply_crops
 from lvmmed.augment.views import ImageBatch, apply_views, draw_views, normalise
 from lvmmed.config import ViewsConfig
 from lvmmed.models.backbones import Backbone
+from lvmmed.recipes.encoder_figures import (
+    measure_alignment,
+    measure_alpha_req,
+    measure_effective_rank,
+    measure_feature_std,
+    measure_lidar,
+    measure_uniformity,
+)
+from lvmmed.recipes.online_probe import OnlineProbe
 
 MONITOR_FRAC = 0.05
 """Share of the images that the monitor wants."""
@@ -27,7 +36,9 @@ MONITOR_MIN, MONITOR_MAX = 128, 256
 HOLD_OUT_FACTOR = 10
 """Monitored images are kept out of training when there are this many times as many."""
 NUM_ALIGNED = 32
-"""Images whose two fixed views are compared."""
+"""Images whose fixed views are compared."""
+NUM_VIEWS = 4
+"""Fixed views of each of them."""
 CHUNK = 128
 """Images encoded at once."""
 COLLAPSE_RANK_FRAC = 0.1
@@ -37,71 +48,13 @@ COLLAPSE_STD = 0.1
 STARVING_FRAC = 0.3
 """Share of the time spent waiting for images from which on the loader is said to starve."""
 SATURATED_ACCURACY = 0.98
-"""Matching accuracy from which on little is left to learn from."""
-
-
-def measure_effective_rank(features: Float[Tensor, "B D"]) -> float:
-    """Effective rank: exp of the entropy of the singular values, as shares of their sum.
-
-    Args:
-        features: a row an image, uncentred.
-
-    Returns:
-        1 when all rows are multiples of one vector, at most min(B, D); 0 for all zeros, NaN where a
-        feature is not finite.
-
-    Source:
-        RankMe (Garrido et al. 2023, arXiv 2210.02885), equation 1, without its 1e-7.
-    """
-    if not bool(features.isfinite().all()):
-        return math.nan
-    values = torch.linalg.svdvals(features.detach().double().cpu())
-    total = values.sum()
-    if total == 0:
-        return 0.0
-    shares = values / total
-    return float(torch.special.entr(shares).sum().exp())
-
-
-def measure_feature_std(features: Float[Tensor, "B D"]) -> float:
-    """Mean over features of their deviation over images, after scaling each image to length 1.
-
-    Args:
-        features: a row an image, at least one.
-
-    Returns:
-        About 1/sqrt(D) for features spread over the sphere, 0 when all images look the same.
-    """
-    unit = torch.nn.functional.normalize(features.detach().float(), dim=1)
-    return float(unit.std(dim=0, correction=0).mean())
-
-
-def measure_alignment(first: Float[Tensor, "B D"], second: Float[Tensor, "B D"]) -> float:
-    """Mean squared distance of two views of an image on the sphere, 0 (same) to 4.
-
-    Source:
-        Wang and Isola 2020 (arXiv 2005.10242), alpha 2.
-    """
-    unit = [torch.nn.functional.normalize(f.detach().float(), dim=1) for f in (first, second)]
-    return float((unit[0] - unit[1]).square().sum(1).mean())
-
-
-def measure_uniformity(features: Float[Tensor, "B D"]) -> float:
-    """Log of the mean over pairs of exp(-2 x squared distance) on the sphere, 0 (collapsed) to -8.
-
-    Args:
-        features: a row an image; NaN for fewer than two.
-
-    Returns:
-        Lower is more even.
-
-    Source:
-        Wang and Isola 2020 (arXiv 2005.10242), t 2.
-    """
-    if len(features) < 2:
-        return math.nan
-    unit = torch.nn.functional.normalize(features.detach().float(), dim=1)
-    return float(torch.pdist(unit).square().mul(-2).exp().mean().log())
+"""Matching accuracy under noise and margin from which on little is left to learn from."""
+DROWNING_NOISE = 1.0
+"""Deviation of the noise over that of the node affinities from which on it decides matchings."""
+SPOILING_EDGES = 0.05
+"""Share of nodes that edges spoil, less those they correct, from which on that is worth a word."""
+MIN_SPOILT_ROWS, MAX_SPOILT_ROWS = 5, 10
+"""Rows over which that share is averaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,13 +127,21 @@ def square_images(
 class Monitor:
     """Measures an encoder on fixed images: whole ones, and two fixed views of some of them."""
 
-    def __init__(self, batch: ImageBatch, backbone: Backbone, settings: ViewsConfig) -> None:
+    def __init__(
+        self,
+        batch: ImageBatch,
+        backbone: Backbone,
+        settings: ViewsConfig,
+        *,
+        probe: OnlineProbe | None = None,
+    ) -> None:
+        self._probe = probe
         mean, std = backbone.mean, backbone.std
         self.images = square_images(batch, settings.size, mean=mean, std=std)
         some = batch[slice(0, NUM_ALIGNED)]
         generator = torch.Generator().manual_seed(0)
         self.views: list[Float[Tensor, "B 3 S S"]] = []
-        for _ in range(2):
+        for _ in range(NUM_VIEWS):
             drawn = draw_views(some.sizes.cpu(), settings, generator=generator)
             drawn = drawn.to(batch.pixels.device)
             made = apply_views(some, drawn, settings=settings, mean=mean, std=std)
@@ -188,7 +149,10 @@ class Monitor:
 
     @torch.no_grad()
     def measure(self, backbone: Backbone) -> dict[str, float]:
-        """Measure effective_rank, feature_std, alignment and uniformity of pooled features.
+        """Measure pooled features.
+
+        Those are effective_rank (RankMe), alpha_req, lidar, feature_std, alignment, uniformity, and
+        that of the online probe where there is one.
 
         Args:
             backbone: put into evaluation for the time being; left in the mode it had.
@@ -199,12 +163,18 @@ class Monitor:
         was_training = backbone.training
         backbone.eval()
         features = _encode(backbone, self.images)
-        first, second = (_encode(backbone, view) for view in self.views)
+        views = torch.stack([_encode(backbone, view) for view in self.views], dim=1)
         backbone.train(was_training)
+        probed = {}
+        if self._probe is not None:
+            probed = self._probe.measure(backbone, device=self.images.device)
         return {
+            **probed,
             "effective_rank": measure_effective_rank(features),
+            "alpha_req": measure_alpha_req(features),
+            "lidar": measure_lidar(views),
             "feature_std": measure_feature_std(features),
-            "alignment": measure_alignment(first, second),
+            "alignment": measure_alignment(views[:, 0], views[:, 1]),
             "uniformity": measure_uniformity(features),
         }
 
@@ -226,6 +196,7 @@ def alarms(
     width: int,
     graph_size: int | None,
     is_last: bool,
+    late: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, str]:
     """Say in words what is wrong with a run, and what to do about it.
 
@@ -235,6 +206,7 @@ def alarms(
         width: features of an image.
         graph_size: nodes of a graph, None for methods without graphs.
         is_last: whether the run ends with this row.
+        late: rows of the run's second half so far, for what is normal early in training.
 
     Returns:
         Kind of alarm -> text; empty when all is well.
@@ -261,11 +233,16 @@ def alarms(
             f"step {step}: {wait:.0%} of the time went by waiting for images; put the store on a "
             "faster disk or prepare it at a smaller --size"
         )
-    return {**found, **_matching_alarms(row, graph_size=graph_size, is_last=is_last)}
+    matching = _matching_alarms(row, graph_size=graph_size, is_last=is_last, late=late)
+    return {**found, **matching}
 
 
 def _matching_alarms(
-    row: Mapping[str, Any], *, graph_size: int | None, is_last: bool
+    row: Mapping[str, Any],
+    *,
+    graph_size: int | None,
+    is_last: bool,
+    late: Sequence[Mapping[str, Any]],
 ) -> dict[str, str]:
     accuracy = row.get("matching_accuracy")
     if accuracy is None or graph_size is None:
@@ -276,9 +253,34 @@ def _matching_alarms(
             f"step {step}: collapse, the end matches {accuracy:.2f} of the nodes, under twice the "
             f"chance of {1 / graph_size:.2f}; train longer or use the recipe lvm-med"
         )
-    if accuracy > SATURATED_ACCURACY:
+    trained_on = row.get("matching_accuracy_perturbed", accuracy)
+    if trained_on > SATURATED_ACCURACY:
         found["saturated"] = (
-            f"step {step}: {accuracy:.0%} of the nodes are matched right, little is left to learn; "
-            "raise method.graph_size or method.margin"
+            f"step {step}: {trained_on:.0%} of the nodes are matched right under noise and margin "
+            "too, little is left to learn; raise method.graph_size or method.margin"
         )
-    return found
+    noise = row.get("noise_to_affinity")
+    if noise is not None and noise > DROWNING_NOISE:
+        found["noise"] = (
+            f"step {step}: noise drowns the affinities (its deviation is {noise:.2g} times theirs) "
+            "and decides the matchings; lower method.noise, unless the features have collapsed"
+        )
+    return {**found, **_edge_alarm(step, late)}
+
+
+def _edge_alarm(step: int, late: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    names = ("matching_accuracy", "matching_accuracy_first_order")
+    known = [row for row in late if all(row.get(name) is not None for name in names)]
+    known = known[-MAX_SPOILT_ROWS:]
+    if len(known) < MIN_SPOILT_ROWS:
+        return {}
+    with_edges, without = (sum(row[name] for row in known) / len(known) for name in names)
+    if without - with_edges <= SPOILING_EDGES:
+        return {}
+    return {
+        "edges": (
+            f"step {step}: edges spoil more matches than they correct ({with_edges:.2f} of the "
+            f"nodes right with them, {without:.2f} without, over {len(known)} rows); lower "
+            "method.edge_weight or raise method.edge_ramp_steps"
+        )
+    }

@@ -19,15 +19,17 @@ from lvmmed.models.cards import lineage
 from lvmmed.models.weights import save_encoder
 from lvmmed.recipes.image_feed import ImageFeed, load_images, make_sampler, owners
 from lvmmed.recipes.monitoring import HoldOut, Monitor, alarms, choose_held_out
-from lvmmed.recipes.pretraining_recipes import RECIPES, Recipe, resolve_config
+from lvmmed.recipes.online_probe import OnlineProbe
+from lvmmed.recipes.pretraining_recipes import RECIPES, resolve_config
 from lvmmed.recipes.pretraining_samples import collect_samples
 from lvmmed.recipes.pretraining_step import Learner, TrainingStep
-from lvmmed.ssl.lvm_med import LvmMedConfig
+from lvmmed.recipes.run_facts import graph_size, refuse_bad_recipe, run_facts
+from lvmmed.ssl.table import METHODS
 from lvmmed.types import FORMAT_VERSION, Card, InputError
 
-__all__ = ["RECIPES", "PretrainResult", "Recipe", "pretrain", "resolve_config"]
+__all__ = ["RECIPES", "PretrainResult", "pretrain", "resolve_config"]
 
-MAY_DIFFER = ("data.store", "train.device", "log.samples")
+MAY_DIFFER = ("data.store", "train.device", "log.samples", "log.probe_data")
 """Fields that may change when a run is resumed; the store is known by its content instead."""
 SAMPLES = "samples.npz"
 TAIL_FRAC = 0.1
@@ -121,26 +123,25 @@ def pretrain(
             graph_size=graph_size(config) or 1,
             seed=config.train.seed,
         )
-        learner = Learner(config, device)
+        facts = run_facts(
+            config, num_images=len(held_out.train), steps_per_epoch=sampler.steps_per_epoch
+        )
+        refuse_bad_recipe(config, facts)
+        probe = _online_probe(config)
+        learner = Learner(config, device, facts)
         if folder is None:
             folder = _new_run(config, out, store=store, learner=learner)
-        num_steps = run_length(config, steps_per_epoch=sampler.steps_per_epoch)
         with ImageFeed(store, held_out.train, sampler) as feed:
-            run = _Run(config, folder, learner, store, held_out, num_steps)
+            run = _Run(config, folder, learner, store, held_out, facts.num_steps, probe)
             run.train(feed, progress)
             return run.finish()
 
 
-def graph_size(config: RunConfig) -> int | None:
-    """Images of a graph, None for methods without graphs."""
-    return config.method.graph_size if isinstance(config.method, LvmMedConfig) else None
-
-
-def run_length(config: RunConfig, *, steps_per_epoch: int) -> int:
-    """Length of a run in steps; a part of an epoch is rounded, to one step at least."""
-    if config.train.steps is not None:
-        return config.train.steps
-    return max(1, round((config.train.epochs or 0.0) * steps_per_epoch))
+def _online_probe(config: RunConfig) -> OnlineProbe | None:
+    """Load the labelled images that are watched, on the rank that measures."""
+    if config.log.probe_data is None or not distributed.is_main():
+        return None
+    return OnlineProbe(Path(config.log.probe_data), size_px=config.views.size)
 
 
 def _existing_run(config: RunConfig, out: Path) -> RunFolder:
@@ -182,6 +183,7 @@ class _Run:
         store: Store,
         held_out: HoldOut,
         num_steps: int,
+        probe: OnlineProbe | None,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -195,7 +197,7 @@ class _Run:
         self.monitor: Monitor | None = None
         if distributed.is_main():
             batch = load_images(store, held_out.watched.tolist()).to(learner.device)
-            self.monitor = Monitor(batch, learner.backbone, config.views)
+            self.monitor = Monitor(batch, learner.backbone, config.views, probe=probe)
         self._take_up()
         self.rows = folder.rows()
         self.alarmed = {kind for row in self.rows for kind in row.get("alarms", ())}
@@ -218,12 +220,14 @@ class _Run:
 
     def train(self, feed: ImageFeed, progress: Progress | None) -> None:
         """Take the steps that are left."""
+        if self.first_step == 0 and METHODS[self.config.method.name].needs_memory:
+            self.learner.remember(feed)
         step_function = TrainingStep(
             self.learner, feed, self.monitor, config=self.config, num_steps=self.num_steps
         )
         hooks = Hooks(
             on_row=self.log,
-            after_step=self.learner.method.after_step,
+            after_step=lambda step: self.learner.method.after_step(step, self.learner.backbone),
             save=self.save,
             progress=_told(progress),
         )
@@ -247,6 +251,7 @@ class _Run:
             width=self.learner.backbone.width,
             graph_size=graph_size(self.config),
             is_last=row["step"] == self.num_steps - 1,
+            late=[one for one in [*self.rows, row] if 2 * one["step"] >= self.num_steps],
         )
         new = {kind: text for kind, text in found.items() if kind not in self.alarmed}
         self.alarmed |= set(new)

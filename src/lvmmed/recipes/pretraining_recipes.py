@@ -1,7 +1,6 @@
 """The named recipes of pre-training, and how a recipe, a file and overrides become one run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,105 +14,20 @@ from lvmmed.config import (
     merge,
     read_yaml,
 )
-from lvmmed.ssl.lvm_med import PAPER_LITERAL
+from lvmmed.recipes.comparison_recipes import comparisons
+from lvmmed.recipes.graph_matching_recipes import lvm_med, paper_literal
+from lvmmed.recipes.recipe import Recipe
 from lvmmed.ssl.table import METHODS
 from lvmmed.types import InputError
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """A complete configuration with a name.
-
-    Attributes:
-        name: what `--recipe` takes.
-        summary: one line for lists.
-        values: groups and fields; what is absent has the default of its group.
-    """
-
-    name: str
-    summary: str
-    values: Mapping[str, Any]
-
-
-def lvm_med() -> Recipe:
-    """LVM-Med as it learns: the default.
-
-    Second-order graph matching with centred projections, a residual around message passing, edge
-    terms scaled by 1/k, a margin against the true match and small noise (fields of `method`, each
-    with its reason). ResNet-50 from scratch at 224 px, 512 images a step, 100 passes over the
-    store, AdamW with 10 % warm-up and a cosine. Meant for one GPU with 40 GB or more; on a
-    processor take model.backbone=resnet18, views.size=64 and train.batch_size=128 (about a
-    step a second on two cores).
-    """
-    return Recipe(
-        name="lvm-med",
-        summary="second-order graph matching, with the changes that make it learn (default)",
-        values={
-            "model": {"backbone": "resnet50"},
-            "method": {"name": "lvm-med"},
-            "train": {
-                "batch_size": 512,
-                "epochs": 100,
-                "optimizer": "adamw",
-                "learning_rate": 1e-3,
-                "weight_decay": 1e-4,
-                "schedule": "cosine",
-                "warmup_frac": 0.1,
-            },
-        },
-    )
-
-
-def paper_literal() -> Recipe:
-    """LVM-Med as printed, for study and comparison; not tuned, and it may fail in public.
-
-    Noise of scale 1, lambda 80, edges of weight 1, plain graph convolutions, no centring; Adam
-    at 2e-3 without weight decay or warm-up, halved four times; 3200 images a step, 100 passes.
-    Where the paper is silent this follows the readings of our reference page (moments of
-    halving, crop scale, jitter of the authors' left-over transforms).
-
-    Differs from the paper in: starts from random weights, as nothing is downloaded unasked (the
-    paper's start is --set model.weights=timm:resnet50); a short last graph is matched too.
-    """
-    return Recipe(
-        name="paper-literal",
-        summary="LVM-Med as the paper prints it, for comparison; matching stays near chance",
-        values={
-            "views": {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2},
-            "model": {"backbone": "resnet50"},
-            "method": {"name": "lvm-med", **PAPER_LITERAL},
-            "train": {
-                "batch_size": 3200,
-                "epochs": 100,
-                "optimizer": "adam",
-                "learning_rate": 2e-3,
-                "weight_decay": 0.0,
-                "schedule": "halving",
-                "warmup_frac": 0.0,
-            },
-        },
-    )
-
-
-def simclr() -> Recipe:
-    """SimCLR under the views, encoder and budget of `lvm-med`: the first thing to compare with."""
-    return Recipe(
-        name="simclr",
-        summary="contrastive learning with the same views and budget as lvm-med",
-        values={
-            "model": {"backbone": "resnet50"},
-            "method": {"name": "simclr"},
-            "train": lvm_med().values["train"],
-        },
-    )
-
-
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (lvm_med(), paper_literal(), simclr())
+    recipe.name: recipe
+    for recipe in (lvm_med(), paper_literal(), *comparisons(lvm_med().values["train"]))
 }
-"""Recipe name -> recipe; adding one is a function above and its call here."""
+"""Recipe name -> recipe; adding one is a function and its call here or in `comparisons`."""
 
 
 def resolve_config(

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from lvmmed import distributed
-from lvmmed.augment.views import ImageBatch, Views, apply_views, draw_views
+from lvmmed.augment.views import Views, apply_views, draw_views
 from lvmmed.config import RunConfig
 from lvmmed.engine.batch_norm import share_batch_norm
 from lvmmed.engine.device import uses_bf16
@@ -17,9 +17,9 @@ from lvmmed.engine.loop import StepResult, is_logged, step_generator
 from lvmmed.engine.optim import build_optimizer
 from lvmmed.models.backbones import Backbone, Features
 from lvmmed.models.weights import load_encoder
-from lvmmed.recipes.image_feed import ImageFeed
+from lvmmed.recipes.image_feed import Draw, ImageFeed
 from lvmmed.recipes.monitoring import Monitor, monitor_interval
-from lvmmed.ssl.method import LossOutput, Method
+from lvmmed.ssl.method import LossOutput, Method, MethodContext, RunFacts, encode_views
 from lvmmed.ssl.table import METHODS
 from lvmmed.types import Card
 
@@ -31,7 +31,7 @@ class Learner:
     memory, which is what convolutions are fastest with on processors and GPUs.
     """
 
-    def __init__(self, config: RunConfig, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, device: torch.device, facts: RunFacts) -> None:
         loaded = load_encoder(
             config.model.weights,
             backbone=config.model.backbone,
@@ -39,7 +39,8 @@ class Learner:
             seed=config.train.seed,
         )
         generator = step_generator(config.train.seed, 0, "heads")
-        method = METHODS[config.method.name].build(config.method, loaded.backbone.width, generator)
+        context = MethodContext(backbone=loaded.backbone, facts=facts, generator=generator)
+        method = METHODS[config.method.name].build(config.method, context)
         self._model = nn.ModuleDict({"backbone": loaded.backbone, "method": method})
         if distributed.world_size() > 1:
             share_batch_norm(self._model)
@@ -65,46 +66,49 @@ class Learner:
         self._model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(dict(state["optimizer"]))
 
-    def two_views(
-        self, batch: ImageBatch, *, sizes: Tensor, own: slice, step: int, stream: str
-    ) -> list[Views]:
-        """Make two views of this rank's images.
+    def views(self, draw: Draw, *, step: int, stream: str, num_small: int = 0) -> list[Views]:
+        """Make two views of this rank's images, and small crops.
 
         Args:
-            batch: this rank's images.
-            sizes: (height, width) of the images of all ranks, so that a view does not depend on
-                their number.
-            own: rows of `sizes` that are this rank's images.
+            draw: this rank's images, and the sizes of those of all ranks, so that a view does not
+                depend on the number of ranks.
             step: number of the step.
             stream: random stream to draw from.
+            num_small: small crops of each image.
 
         Returns:
-            First and second view, on the device.
+            First and second view, then the small crops, on the device.
         """
         generator = step_generator(self._config.train.seed, step, stream)
-        batch = batch.to(self.device)
-        drawn = [
-            draw_views(sizes, self._config.views, generator=generator)[own].to(self.device)
-            for _ in range(2)
-        ]
-        backbone = self.backbone
-        return [
-            apply_views(
-                batch, one, settings=self._config.views, mean=backbone.mean, std=backbone.std
+        full = self._config.views
+        batch = draw.batch.to(self.device)
+        index = draw.image_index.to(self.device)
+        made = []
+        for settings in [full] * 2 + [full.small()] * num_small:
+            drawn = draw_views(draw.sizes, settings, generator=generator)[draw.own]
+            one = apply_views(
+                batch,
+                drawn.to(self.device),
+                settings=settings,
+                mean=self.backbone.mean,
+                std=self.backbone.std,
             )
-            for one in drawn
-        ]
+            made.append(replace(one, image_index=index))
+        return made
 
     def encode(self, views: list[Views]) -> list[Features]:
-        """Encode all views in one call, so that batch normalisation sees them together."""
-        images: Float[Tensor, "V 3 S S"] = torch.cat([view.images for view in views])
-        images = images.contiguous(memory_format=torch.channels_last)
+        """Encode whole views in the arithmetic of the run, whatever the method."""
         with self.arithmetic():
-            features = self.backbone(images)
-        lengths = [len(view) for view in views]
-        maps = torch.split(features.map, lengths)
-        pooled = torch.split(features.pooled, lengths)
-        return [Features(map=m, pooled=p) for m, p in zip(maps, pooled, strict=True)]
+            return encode_views(self.backbone, views)
+
+    @torch.no_grad()
+    def remember(self, feed: ImageFeed) -> None:
+        """Show the method all images that are trained on once, as it asks for before step 0."""
+        for number, draw in enumerate(feed.all_images(self._config.train.batch_size)):
+            views = self.views(draw, step=number, stream="memory")
+            features = self.encode(views)
+            with self.arithmetic():
+                self.method.remember(views, features)
 
 
 class TrainingStep:
@@ -129,12 +133,15 @@ class TrainingStep:
         """Compute the loss of a step."""
         learner, seed = self._learner, self._config.train.seed
         draw = self._feed.get(step, num_steps=self._num_steps)
-        own = distributed.local_slice(len(draw.sizes))
-        views = learner.two_views(draw.batch, sizes=draw.sizes, own=own, step=step, stream="views")
-        features = learner.encode(views)
-        output = learner.method.training_loss(
-            views, features, step=step, generator=step_generator(seed, step, "method")
-        )
+        num_small = self._config.views.small_crops
+        views = learner.views(draw, step=step, stream="views", num_small=num_small)
+        with learner.arithmetic():
+            features = learner.method.encode(
+                learner.backbone, views, generator=step_generator(seed, step, "encode")
+            )
+            output = learner.method.training_loss(
+                views, features, step=step, generator=step_generator(seed, step, "method")
+            )
         every = self._config.log.every
         figures: dict[str, float] = {}
         if is_logged(step, num_steps=self._num_steps, every=every):
@@ -151,7 +158,10 @@ class TrainingStep:
     ) -> dict[str, float]:
         """Figures of the method, averaged over ranks, and of the monitor when it is due."""
         generator = step_generator(self._config.train.seed, step, "diagnostics")
-        figures = self._learner.method.diagnostics(views, features, step=step, generator=generator)
+        with self._learner.arithmetic():
+            figures = self._learner.method.diagnostics(
+                views, features, step=step, generator=generator
+            )
         figures = {**figures, **{name: float(value) for name, value in output.metrics.items()}}
         figures = mean_over_ranks(figures, self._learner.device)
         interval = monitor_interval(self._num_steps, log_every=self._config.log.every)

@@ -9,7 +9,46 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lvmmed.augment.views import Views
-from lvmmed.models.backbones import Features
+from lvmmed.models.backbones import Backbone, Features
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFacts:
+    """What is known of a run before anything is loaded.
+
+    Attributes:
+        backbone: name of the encoder.
+        batch_size: images a step over all ranks.
+        num_images: images that are trained on.
+        steps_per_epoch: steps of a pass over them.
+        num_steps: length of the run.
+        num_small_crops: small crops of each image.
+        num_ranks: processes.
+    """
+
+    backbone: str
+    batch_size: int
+    num_images: int
+    steps_per_epoch: int
+    num_steps: int
+    num_small_crops: int = 0
+    num_ranks: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodContext:
+    """What a method is built from, beside its configuration.
+
+    Attributes:
+        backbone: the encoder before the first step, on the CPU; a method may copy it (teachers),
+            and must not keep it.
+        facts: of the run.
+        generator: source of the weights of heads.
+    """
+
+    backbone: Backbone
+    facts: RunFacts
+    generator: torch.Generator | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,10 +67,33 @@ class LossOutput:
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+def encode_views(backbone: Backbone, views: list[Views]) -> list[Features]:
+    """Encode views of one size in one call each, so that batch normalisation sees them together.
+
+    Args:
+        backbone: the encoder.
+        views: in any number; those of one size need not stand side by side.
+
+    Returns:
+        Features of each view, in order.
+    """
+    features: dict[int, Features] = {}
+    for size in dict.fromkeys(view.images.shape[-1] for view in views):
+        places = [i for i, view in enumerate(views) if view.images.shape[-1] == size]
+        images = torch.cat([views[place].images for place in places])
+        encoded = backbone(images.contiguous(memory_format=torch.channels_last))
+        lengths = [len(views[place]) for place in places]
+        parts = zip(encoded.map.split(lengths), encoded.pooled.split(lengths), strict=True)
+        for place, (feature_map, pooled) in zip(places, parts, strict=True):
+            features[place] = Features(map=feature_map, pooled=pooled)
+    return [features[place] for place in range(len(views))]
+
+
 class Method(nn.Module, ABC):
     """Heads, teachers and queues of a self-supervised method; the backbone is not part of it.
 
-    Whatever a method carries from step to step lies in its `state_dict`.
+    Whatever a method carries from step to step lies in its `state_dict`. All its calls may run
+    under autocast (bf16); losses are computed in fp32 all the same.
     """
 
     @abstractmethod
@@ -48,7 +110,7 @@ class Method(nn.Module, ABC):
         Args:
             views: two full views of the same images first, then small crops if the method asks
                 for them.
-            features: of each view, from the backbone.
+            features: of each view, as `encode` gave them.
             step: number of the step, from 0.
             generator: for everything random; in the same state on all processes.
 
@@ -77,5 +139,39 @@ class Method(nn.Module, ABC):
             Figures by name, those of `metrics.jsonl`; empty if the batch is too small for any.
         """
 
-    def after_step(self, step: int) -> None:
-        """Update teachers and queues after the optimiser's step; nothing by default."""
+    def encode(
+        self,
+        backbone: Backbone,
+        views: list[Views],
+        *,
+        generator: torch.Generator,  # noqa: ARG002
+    ) -> list[Features]:
+        """Encode the views of a step; masked-image methods encode a part of each image instead.
+
+        Args:
+            backbone: the encoder that is trained.
+            views: as for `training_loss`.
+            generator: for what is random about it (masks); in the same state on all processes.
+
+        Returns:
+            Features of each view that the method uses, in order.
+        """
+        return encode_views(backbone, views)
+
+    def after_step(self, step: int, backbone: Backbone) -> None:
+        """Update teachers and queues after the optimiser's step; nothing by default.
+
+        Args:
+            step: number of the step that was taken.
+            backbone: the encoder after it.
+        """
+
+    def remember(self, views: list[Views], features: list[Features]) -> None:
+        """Take in images before the first step, where the table of methods asks for it.
+
+        The loop goes once over all images that are trained on, without gradient.
+
+        Args:
+            views: two views of some images, with their `image_index`; this process's share.
+            features: of both views.
+        """

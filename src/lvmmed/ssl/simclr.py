@@ -11,7 +11,7 @@ from lvmmed.config import MethodConfig
 from lvmmed.models.backbones import Features
 from lvmmed.models.heads import Projector
 from lvmmed.ssl.losses import ContrastiveLoss, nt_xent
-from lvmmed.ssl.method import LossOutput, Method
+from lvmmed.ssl.method import LossOutput, Method, MethodContext
 
 
 class SimclrConfig(MethodConfig):
@@ -39,17 +39,15 @@ class Simclr(Method):
     after the last layer's batch normalisation, which is left out.
     """
 
-    def __init__(
-        self, config: SimclrConfig, width: int, *, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, config: SimclrConfig, context: MethodContext) -> None:
         super().__init__()
         self.temperature = config.temperature
         self.projector = Projector(
-            width,
+            context.backbone.width,
             config.projection_width,
             num_hidden=config.projector_hidden_layers,
             hidden_width=config.projector_hidden_width,
-            generator=generator,
+            generator=context.generator,
         )
 
     def training_loss(

@@ -4,12 +4,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from lvmmed.config import MethodConfig
+from lvmmed.ssl.barlow_twins import BarlowTwins, BarlowTwinsConfig
+from lvmmed.ssl.byol import Byol, ByolConfig
+from lvmmed.ssl.deepcluster import Deepcluster, DeepclusterConfig, check_deepcluster
+from lvmmed.ssl.dino import Dino, DinoConfig
 from lvmmed.ssl.lvm_med import LvmMed, LvmMedConfig
-from lvmmed.ssl.method import Method
+from lvmmed.ssl.mae import Mae, MaeConfig, check_mae
+from lvmmed.ssl.method import Method, MethodContext, RunFacts
+from lvmmed.ssl.moco import Moco, MocoConfig, check_moco
 from lvmmed.ssl.simclr import Simclr, SimclrConfig
+from lvmmed.ssl.swav import Swav, SwavConfig, check_swav
+from lvmmed.ssl.vicreg import Vicreg, VicregConfig
+from lvmmed.ssl.vicregl import Vicregl, VicreglConfig
+
+
+def _nothing_to_check(config: Any, facts: RunFacts) -> None:
+    """Accept every run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,26 +29,99 @@ class MethodRow:
 
     Attributes:
         config: class of its configuration.
-        build: (configuration, width of the backbone, generator) -> the method on the CPU; heads
-            are initialised from the generator.
+        build: (configuration, context) -> the method on the CPU; heads are initialised from the
+            context's generator.
         summary: one line for lists and help texts.
+        source: paper it is written from.
+        check: (configuration, facts of a run) -> refuses with an InputError, before anything
+            loads, what the method cannot do, and names the remedy.
+        takes_small_crops: whether it makes use of `views.small_crops`.
+        needs_memory: whether it is shown all images once before the first step (`remember`).
     """
 
     config: type[MethodConfig]
-    build: Callable[[Any, int, torch.Generator], Method]
+    build: Callable[[Any, MethodContext], Method]
     summary: str
+    source: str
+    check: Callable[[Any, RunFacts], None] = _nothing_to_check
+    takes_small_crops: bool = False
+    needs_memory: bool = False
 
 
 METHODS: dict[str, MethodRow] = {
     "lvm-med": MethodRow(
         config=LvmMedConfig,
-        build=lambda config, width, generator: LvmMed(config, width, generator=generator),
+        build=LvmMed,
         summary="second-order graph matching between two views of a batch",
+        source="Nguyen et al. 2023, arXiv 2306.11925",
     ),
     "simclr": MethodRow(
         config=SimclrConfig,
-        build=lambda config, width, generator: Simclr(config, width, generator=generator),
+        build=Simclr,
         summary="contrast each view with all other images of the batch",
+        source="Chen et al. 2020, arXiv 2002.05709",
+    ),
+    "moco": MethodRow(
+        config=MocoConfig,
+        build=Moco,
+        summary="contrast a view with a queue of views from the last steps",
+        source="He et al. 2019, arXiv 1911.05722; v2 Chen et al. 2020, arXiv 2003.04297",
+        check=check_moco,
+    ),
+    "byol": MethodRow(
+        config=ByolConfig,
+        build=Byol,
+        summary="predict what a slow copy of the network makes of the other view",
+        source="Grill et al. 2020, arXiv 2006.07733",
+    ),
+    "barlow-twins": MethodRow(
+        config=BarlowTwinsConfig,
+        build=BarlowTwins,
+        summary="make the cross-correlation of two views' features the identity matrix",
+        source="Zbontar et al. 2021, arXiv 2103.03230",
+    ),
+    "vicreg": MethodRow(
+        config=VicregConfig,
+        build=Vicreg,
+        summary="agree on features that each vary and do not vary together",
+        source="Bardes et al. 2021, arXiv 2105.04906",
+    ),
+    "vicregl": MethodRow(
+        config=VicreglConfig,
+        build=Vicregl,
+        summary="VICReg on views and on pairs of their regions, by place and by features",
+        source="Bardes et al. 2022, arXiv 2210.01571",
+    ),
+    "dino": MethodRow(
+        config=DinoConfig,
+        build=Dino,
+        summary="agree with a slow copy on prototypes, across full views and small crops",
+        source="Caron et al. 2021, arXiv 2104.14294",
+        takes_small_crops=True,
+    ),
+    "swav": MethodRow(
+        config=SwavConfig,
+        build=Swav,
+        summary="predict the balanced cluster assignment of one view from the others",
+        source="Caron et al. 2020, arXiv 2006.09882",
+        check=check_swav,
+        takes_small_crops=True,
+    ),
+    "deepcluster": MethodRow(
+        config=DeepclusterConfig,
+        build=Deepcluster,
+        summary="name the k-means cluster that an image fell into in the last epoch",
+        source="Caron et al. 2020, arXiv 2006.09882 (DeepCluster-v2)",
+        check=check_deepcluster,
+        takes_small_crops=True,
+        needs_memory=True,
+    ),
+    "mae": MethodRow(
+        config=MaeConfig,
+        build=Mae,
+        summary="draw the hidden patches of an image from a few visible ones",
+        source="He et al. 2021, arXiv 2111.06377",
+        check=check_mae,
     ),
 }
 """Method name -> row; adding a method is one file and one row here."""

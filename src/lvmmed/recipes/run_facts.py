@@ -1,0 +1,78 @@
+"""What is known of a pre-training run before anything is loaded, and refusing what cannot work."""
+
+from lvmmed import distributed
+from lvmmed.config import RunConfig
+from lvmmed.models.backbones import size_refusal
+from lvmmed.ssl.lvm_med import LvmMedConfig
+from lvmmed.ssl.method import RunFacts
+from lvmmed.ssl.table import METHODS
+from lvmmed.types import InputError
+
+
+def graph_size(config: RunConfig) -> int | None:
+    """Images of a graph, None for methods without graphs."""
+    return config.method.graph_size if isinstance(config.method, LvmMedConfig) else None
+
+
+def run_length(config: RunConfig, *, steps_per_epoch: int) -> int:
+    """Length of a run in steps; a part of an epoch is rounded, to one step at least."""
+    if config.train.steps is not None:
+        return config.train.steps
+    return max(1, round((config.train.epochs or 0.0) * steps_per_epoch))
+
+
+def run_facts(config: RunConfig, *, num_images: int, steps_per_epoch: int) -> RunFacts:
+    """Collect what is known of a run before anything is loaded.
+
+    Args:
+        config: of the run.
+        num_images: images that are trained on.
+        steps_per_epoch: steps of a pass over them.
+
+    Returns:
+        What methods check and are built from.
+    """
+    return RunFacts(
+        backbone=config.model.backbone,
+        batch_size=config.train.batch_size,
+        num_images=num_images,
+        steps_per_epoch=steps_per_epoch,
+        num_steps=run_length(config, steps_per_epoch=steps_per_epoch),
+        num_small_crops=config.views.small_crops,
+        num_ranks=distributed.world_size(),
+    )
+
+
+def refuse_bad_recipe(config: RunConfig, facts: RunFacts) -> None:
+    """Refuse, before anything is loaded, what the method cannot do.
+
+    Args:
+        config: of the run.
+        facts: of the run.
+
+    Raises:
+        InputError: small crops that the method has no use for or the encoder does not take, or
+            what the method's row refuses.
+    """
+    row = METHODS[config.method.name]
+    if facts.num_small_crops and not row.takes_small_crops:
+        able = ", ".join(name for name, one in METHODS.items() if one.takes_small_crops)
+        raise InputError(
+            f"views.small_crops: got {facts.num_small_crops}, but {config.method.name} compares "
+            f"two views only; set it to 0, or take one of {able or 'no method here'}"
+        )
+    if facts.num_small_crops:
+        _refuse_small_size(config)
+    row.check(config.method, facts)
+
+
+def _refuse_small_size(config: RunConfig) -> None:
+    name, size_px, small_px = config.model.backbone, config.views.size, config.views.small().size
+    reason = size_refusal(name, small_px, built_for_px=size_px)
+    if reason is not None:
+        raise InputError(
+            f"views.small_crops: got {config.views.small_crops} of {small_px} px, which "
+            f"{name!r} built for {size_px} px does not take ({reason}); set views.small_size to "
+            f"one that it takes, such as {size_px}, views.small_crops to 0, or model.backbone to "
+            "resnet50 or vit_small_patch16_224"
+        )

@@ -1,0 +1,43 @@
+"""Figures that say how well a method tells images apart.
+
+Letters used in shapes:
+    B: images of this process.
+    F: features.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from lvmmed.distributed import all_gather, rank
+
+TIE_COSINE = 1e-6
+"""Cosines that differ by less than this are equal: rounding does not tell images apart."""
+
+
+@torch.no_grad()
+def partner_accuracy(
+    first: Float[Tensor, "B F"], second: Float[Tensor, "B F"]
+) -> Float[Tensor, ""]:
+    """Share of images whose own second view is nearer to their first than any other image's.
+
+    Nearness is the cosine; the others are the second views of all images of all processes.
+
+    Args:
+        first: what the method compares of the first views; need not be normalised.
+        second: of the second views, same images in the same order.
+
+    Returns:
+        Mean over this process's images, in fp32 or better. Guessing gives 1 / images. A tie is
+        wrong, so that vectors that are all the same give 0; a single image has no other and
+        gives 1; NaN is wrong.
+    """
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    unit_first = functional.normalize(first.to(dtype), dim=1)
+    unit_second = all_gather(functional.normalize(second.to(dtype), dim=1))
+    cosines = unit_first @ unit_second.T
+    own = torch.arange(len(first), device=first.device) + rank() * len(first)
+    partner = cosines.gather(1, own.unsqueeze(1))
+    others = cosines.scatter(1, own.unsqueeze(1), float("-inf"))
+    return (partner - TIE_COSINE > others).all(1).to(dtype).mean()

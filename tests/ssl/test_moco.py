@@ -1,0 +1,200 @@
+"""Expected values: the loop of MoCo's equation 1 in tests/reference, and hand arithmetic."""
+
+import math
+
+import pytest
+import torch
+from reference.momentum_losses import queue_contrast_loop
+from reference.ssl_batches import build_method, make_views, run_facts, small_backbone
+from reference.ssl_steps import losses_of_steps
+from torch.nn import functional
+
+from lvmmed.config import validated
+from lvmmed.recipes.pretraining_recipes import resolve_config
+from lvmmed.recipes.run_facts import refuse_bad_recipe
+from lvmmed.ssl.moco import MocoConfig, queue_contrast
+from lvmmed.types import InputError
+
+SMALL = {"queue_length": 24, "projector_hidden_width": 16, "projection_width": 8}
+NUM = 8
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class _Step:
+    """A small MoCo with one batch of views."""
+
+    def __init__(self, fields=None):
+        self.backbone = small_backbone()
+        self.method = build_method("moco", {**SMALL, **(fields or {})}, self.backbone, num_images=8)
+        self.views = list(make_views(NUM))
+
+    def loss(self):
+        generator = torch.Generator()
+        features = self.method.encode(self.backbone, self.views, generator=generator)
+        output = self.method.training_loss(self.views, features, step=0, generator=generator)
+        return features, output
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_it_equals_the_loop_of_the_definition(temperature, generator):
+    shape = {"generator": generator, "dtype": torch.float64}
+    queries, queue = torch.randn(6, 4, **shape), torch.randn(9, 4, **shape)
+    keys = queries + 0.5 * torch.randn(6, 4, **shape)
+    result = queue_contrast(queries, keys, queue, temperature=temperature)
+    loss, accuracy = queue_contrast_loop(
+        queries.tolist(), keys.tolist(), queue.tolist(), temperature
+    )
+    assert float(result.loss) == pytest.approx(loss)
+    assert float(result.accuracy) == pytest.approx(accuracy)
+    assert 0 < accuracy < 1
+
+
+def test_a_key_at_right_angles_to_the_queue_by_hand():
+    queries = torch.tensor([[2.0, 0.0]])
+    queue = torch.tensor([[0.0, 1.0], [0.0, -3.0], [0.0, 1.0]])
+    result = queue_contrast(queries, queries, queue, temperature=0.5)
+    expected = -math.log(math.exp(2) / (math.exp(2) + 3))
+    assert float(result.loss) == pytest.approx(expected, rel=1e-5)
+    assert float(result.accuracy) == 1.0
+
+
+def test_a_key_as_near_as_the_queue_is_not_told_apart():
+    same = torch.ones(3, 2)
+    result = queue_contrast(same, same, torch.ones(4, 2), temperature=0.2)
+    assert float(result.loss) == pytest.approx(math.log(5), rel=1e-5)
+    assert float(result.accuracy) == 0.0
+
+
+def test_the_gradient_is_that_of_finite_differences(generator):
+    queries = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    keys, queue = (torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in (3, 5))
+    assert torch.autograd.gradcheck(
+        lambda q: queue_contrast(q, keys, queue, temperature=0.3).loss, (queries,)
+    )
+
+
+def test_the_query_is_the_first_view_and_the_key_the_teachers_second():
+    step = _Step()
+    features, output = step.loss()
+    assert len(features) == 1  # nothing else is encoded
+    query = step.method.projector(features[0].pooled)
+    key = step.method.teacher.project([step.views[1]])[0]
+    loss, accuracy = queue_contrast_loop(
+        query.tolist(), key.tolist(), step.method.keys.tolist(), 0.2
+    )
+    assert float(output.total.detach()) == pytest.approx(loss, rel=1e-4)
+    assert float(output.metrics["queue_accuracy"]) == pytest.approx(accuracy)
+
+
+def test_a_symmetric_loss_is_the_mean_of_both_directions():
+    step = _Step({"symmetric": True, "queue_length": 32})
+    features, output = step.loss()
+    queries = [step.method.projector(one.pooled).tolist() for one in features]
+    keys = [one.tolist() for one in step.method.teacher.project(step.views)]
+    queue = step.method.keys.tolist()
+    losses = [queue_contrast_loop(queries[i], keys[1 - i], queue, 0.2)[0] for i in (0, 1)]
+    assert float(output.total.detach()) == pytest.approx(sum(losses) / 2, rel=1e-4)
+    step.method.after_step(0, step.backbone)
+    assert int(step.method.num_enqueued) == 2 * NUM
+
+
+def test_the_queue_starts_as_random_unit_vectors():
+    method = _Step().method
+    assert method.keys.shape == (24, 8)
+    torch.testing.assert_close(method.keys.norm(dim=1), torch.ones(24))
+    assert int(method.num_enqueued) == 0
+
+
+def test_keys_take_the_place_of_the_oldest_after_the_step_only():
+    step = _Step()
+    start = step.method.keys.clone()
+    steps = []
+    for number in range(4):  # three steps fill the queue, the fourth begins again
+        before = step.method.keys.clone()
+        _, first = step.loss()
+        _, again = step.loss()
+        assert torch.equal(first.total, again.total)
+        assert torch.equal(step.method.keys, before)
+        key = step.method.teacher.project([step.views[1]])[0]
+        steps.append(functional.normalize(key, dim=1))
+        figures = step.method.diagnostics(
+            step.views, step.loss()[0], step=number, generator=torch.Generator()
+        )
+        assert figures["queue_filled"] == pytest.approx(min(number, 3) / 3)
+        with torch.no_grad():
+            step.method.projector.layers[0].weight.mul_(1.5)  # a student that has moved
+            step.method.projector.layers[0].weight[0].add_(50.0)
+        step.method.after_step(number, step.backbone)
+    assert not torch.equal(start[:NUM], step.method.keys[:NUM])
+    expected = torch.cat([steps[3], steps[1], steps[2]])
+    torch.testing.assert_close(step.method.keys, expected)
+    assert not torch.equal(steps[0], steps[3])
+
+
+def test_a_step_without_a_loss_adds_no_key():
+    step = _Step()
+    before = step.method.keys.clone()
+    step.method.after_step(0, step.backbone)
+    assert torch.equal(step.method.keys, before)
+
+
+def test_the_default_head_is_the_two_layer_mlp_of_version_2():
+    backbone = small_backbone()
+    method = build_method("moco", {"queue_length": 32}, backbone)
+    shapes = [tuple(p.shape) for p in method.projector.parameters()]
+    assert shapes == [(2048, backbone.width), (2048,), (128, 2048), (128,)]
+    assert method.keys.shape == (32, 128)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"queue_length": 16},
+        {"temperature": 0.5},
+        {"momentum": 0.5},
+        {"symmetric": True, "queue_length": 48},
+        {"projection_width": 4},
+        {"projector_hidden_layers": 0},
+        {"projector_hidden_width": 32},
+    ],
+)
+def test_every_field_changes_the_loss(changed):
+    assert losses_of_steps("moco", SMALL) != losses_of_steps("moco", {**SMALL, **changed})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["method.queue_length=100"], r"queue_length: got 100, .* 32 keys .*; take 96 or 128, or"),
+        (["method.queue_length=20"], r"queue_length: got 20, need .*batch_size\); take 32, or"),
+        (
+            ["method.symmetric=true", "method.queue_length=96"],
+            r"got 96, need a multiple of the 64 keys .*\(2 x train.batch_size\); take 64 or 128",
+        ),
+    ],
+)
+def test_a_queue_of_broken_steps_is_refused_with_the_nearest_lengths(overrides, says):
+    config = resolve_config("moco", ["train.batch_size=32", *overrides])
+    with pytest.raises(InputError, match=says) as refused:
+        refuse_bad_recipe(config, run_facts(32))
+    assert "\n" not in str(refused.value)
+
+
+def test_the_default_queue_fits_powers_of_two():
+    for batch_size in (2, 128, 256, 512, 4096):
+        refuse_bad_recipe(resolve_config("moco"), run_facts(batch_size))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"queue_length": 0}, r"method\.queue_length: got 0"),
+        ({"temperature": 0}, r"method\.temperature: got 0"),
+        ({"momentum": 1.5}, r"method\.momentum: got 1\.5"),
+        ({"queue": 1}, r"method\.queue: no such field"),
+    ],
+)
+def test_bad_fields_are_refused_by_name(fields, message):
+    with pytest.raises(InputError, match=message):
+        validated(MocoConfig, fields, prefix="method.")
