@@ -15,8 +15,9 @@ import torch
 
 from lvmmed.data.store import Store
 from lvmmed.models.weights import load_encoder
+from lvmmed.recipes.encoder_figures import measure_effective_rank
 from lvmmed.recipes.image_feed import load_images
-from lvmmed.recipes.monitoring import measure_effective_rank, square_images
+from lvmmed.recipes.monitoring import square_images
 
 
 @torch.no_grad()

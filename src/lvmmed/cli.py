@@ -138,11 +138,15 @@ def prepare(
 def inspect(
     path: Annotated[Path, typer.Argument(help="A store, a run folder or a weight file.")],
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet (PNG) here.")] = None,
+    matching: Annotated[
+        Path | None, typer.Option(help="Draw matched graphs of a run of lvm-med (PNG) here.")
+    ] = None,
+    graphs: Annotated[int | None, typer.Option(help="Graphs to draw at most.")] = None,
 ) -> None:
     """Say what is in a store, a run folder or a weight file."""
     from lvmmed.recipes.inspection import inspect_path
 
-    found = inspect_path(path, sheet=sheet)
+    found = inspect_path(path, sheet=sheet, matching=matching, num_graphs=graphs)
     _print_table(found.title, ("what", "value"), found.rows)
 
 
@@ -174,15 +178,20 @@ def probe(
             "seed, judged by their mean."
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Labelled images: class folders or a manifest.")],
+    data: Annotated[Path, typer.Option(help="Class folders, images/ and masks/, or a manifest.")],
     out: OutFolder,
+    task: Annotated[
+        str,
+        typer.Option(help="classification (kNN and linear) or segmentation (linear, with masks)."),
+    ] = "classification",
     backbone: BackboneName = None,
     size: SizePx = None,
     overrides: Overrides = None,
 ) -> None:
-    """Judge a frozen encoder: kNN and linear, selected on val, tested once."""
-    from lvmmed.recipes.probing import probe as run
+    """Judge a frozen encoder by simple probes, selected on val, tested once."""
+    from lvmmed.recipes.probe_tasks import probe_of
 
+    run = probe_of(task)
     with _progress("probe") as update:
         result = run(
             weights,
@@ -221,6 +230,36 @@ def finetune(
         )
     for line in result.lines():
         console.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def benchmark(
+    suite: Annotated[str, typer.Argument(help="Name of a suite, or a YAML file.")],
+    out: OutFolder,
+    data: Annotated[Path | None, typer.Option(help="Folder that the suite's paths lie in.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field of the suite: field=value.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes at once.")] = 1,
+    stop_after: Annotated[
+        float | None, typer.Option(help="Minutes after which no further cell is begun.")
+    ] = None,
+) -> None:
+    """Compare methods on tasks: runs what is missing, then writes table and report."""
+    from lvmmed.recipes.benchmark import benchmark as run
+
+    with _progress("benchmark") as update:
+        result = run(
+            suite,
+            out,
+            data=data,
+            overrides=overrides or [],
+            num_jobs=jobs,
+            stop_after_min=stop_after,
+            progress=update,
+        )
+    for line in result.lines():
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()

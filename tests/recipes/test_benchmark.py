@@ -1,0 +1,254 @@
+"""A benchmark of two small methods on generated images: resumable, cached, honest about gaps."""
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from lvmmed.cli import run_command
+from lvmmed.data.phantoms import write_phantoms
+from lvmmed.recipes import benchmark_cells
+from lvmmed.recipes.benchmark import benchmark
+from lvmmed.recipes.benchmark_suite import Suite
+from lvmmed.types import InputError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FIELDS = [
+    "views.size=32",
+    "train.batch_size=16",
+    "train.steps=3",
+    "train.checkpoint_every=1",
+    "log.every=1",
+    "log.samples=0",
+]
+
+
+def suite_of(**changes):
+    values = {
+        "name": "tiny",
+        "summary": "for tests",
+        "pretrain_on": ["unlabelled/index.csv"],
+        "store_size": 32,
+        "overrides": FIELDS,
+        "methods": [
+            {"name": "lvm-med", "recipe": "lvm-med"},
+            {
+                "name": "simclr",
+                "recipe": "simclr",
+                "overrides": ["method.projector_hidden_width=64"],
+            },
+        ],
+        "initialisations": [{"name": "scratch", "backbone": "test_efficientnet"}],
+        "seeds": [0],
+        "tasks": [
+            {
+                "name": "phantoms",
+                "data": "labelled",
+                "metrics": ["linear.accuracy", "knn.accuracy"],
+            }
+        ],
+        "reference": "lvm-med",
+    }
+    return Suite.model_validate({**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("benchmark") / "data"
+    write_phantoms(root, num_per_class=30, num_unlabelled=48, size_px=32)
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("benchmark") / "out"
+    return benchmark(suite_of(), out, data=data)
+
+
+def _states(out):
+    return {path: path.stat().st_mtime_ns for path in (out / "cells").glob("*/result.json")}
+
+
+def _rows(out):
+    with (out / "table.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_cell_is_run_and_every_form_of_the_table_written(finished):
+    # 2 methods: pre-training and judging; untrained weights: judging
+    assert (finished.num_done, finished.num_cells, finished.reasons) == (5, 5, {})
+    out = finished.folder
+    for name in ("table.csv", "table.md", "table.tex", "report.html", "result.json", "suite.yaml"):
+        assert (out / name).stat().st_size > 0
+    assert "phantoms" in (out / "table.md").read_text()
+    assert finished.lines()[-1] == f"report: {out / 'report.html'}"
+
+
+def test_the_table_has_the_figures_of_the_runs(finished):
+    runs = {
+        path.parent.name.split("-scratch")[0]: json.loads(path.read_text())
+        for path in (finished.folder / "cells").glob("*--phantoms-*/result.json")
+    }
+    assert set(runs) == {"lvm-med", "simclr", "untrained"}
+    rows = _rows(finished.folder)
+    assert len(rows) == 3 * 2  # encoders x scores
+    for row in rows:
+        figure = runs[row["method"]]["metrics"][row["split"]][row["metric"]]
+        assert float(row["mean"]) == pytest.approx(figure["mean"], abs=1e-6)
+
+
+def test_what_is_done_is_never_run_again(finished, data):
+    before = _states(finished.folder)
+    again = benchmark(suite_of(), finished.folder, data=data)
+    assert again.num_done == 5
+    assert _states(finished.folder) == before
+
+
+def test_another_setting_runs_only_what_it_changes(finished, data, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished.folder, out)
+    before = {path.parent.name for path in _states(out)}
+    changed = suite_of(
+        methods=[
+            {"name": "lvm-med", "recipe": "lvm-med"},
+            {
+                "name": "simclr",
+                "recipe": "simclr",
+                "overrides": ["method.projector_hidden_width=64", "method.temperature=0.5"],
+            },
+        ]
+    )
+    benchmark(changed, out, data=data)
+    new = {path.parent.name for path in _states(out)} - before
+    assert sorted(name.split("-scratch")[0] for name in new) == ["simclr", "simclr"]
+
+
+def test_a_kill_at_any_point_is_gone_on_from(finished, data, tmp_path, monkeypatch):
+    """Cut off in the middle of pre-training, in the middle of judging, and before a run began."""
+    out = tmp_path / "out"
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    def killed_after_two(done, *_):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    honest = benchmark_cells.pretrain
+
+    def cut_off(config, path, *, resume, **_):
+        return honest(config, path, resume=resume, progress=killed_after_two)
+
+    monkeypatch.setattr(benchmark_cells, "pretrain", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(suite_of(), out, data=data)
+    monkeypatch.setattr(benchmark_cells, "pretrain", honest)
+    (out / "cells" / "lvm-med-scratch-s0-0").mkdir()  # another one's, not to be touched
+    monkeypatch.setattr(benchmark_cells, "probe", killed)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(suite_of(), out, data=data)
+    monkeypatch.undo()
+    result = benchmark(suite_of(), out, data=data)
+    assert result.num_done == 5
+    for name in ("method", "metric", "mean", "low", "high"):
+        if name in _rows(out)[0]:
+            assert [r[name] for r in _rows(out)] == [r[name] for r in _rows(finished.folder)]
+
+
+def test_time_that_is_up_leaves_the_rest_for_the_next_call(data, tmp_path):
+    result = benchmark(suite_of(), tmp_path / "out", data=data, stop_after_min=0)
+    assert (result.num_done, result.num_cells) == (0, 5)
+    assert any("the same command goes on" in line for line in result.lines())
+    assert "-" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_a_method_that_fails_is_named_and_the_others_go_on(data, tmp_path):
+    suite = suite_of(
+        methods=[
+            {"name": "lvm-med", "recipe": "lvm-med", "overrides": ["train.batch_size=4096"]},
+            {"name": "simclr", "recipe": "simclr"},
+        ]
+    )
+    result = benchmark(suite, tmp_path / "out", data=data)
+    ((label, reason),) = result.reasons.items()
+    assert label.startswith("lvm-med (scratch), seed 0")
+    assert "train.batch_size: got 4096" in reason
+    assert json.loads((tmp_path / "out" / "failures.json").read_text()) == result.reasons
+    assert {row["method"] for row in _rows(tmp_path / "out") if row["mean"]} == {
+        "untrained",
+        "simclr",
+    }
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_table_of_one(finished, data, tmp_path):
+    told = []
+    result = benchmark(
+        suite_of(),
+        tmp_path / "out",
+        data=data,
+        num_jobs=2,
+        progress=lambda done, total, note: told.append((done, total, note)),
+    )
+    assert result.num_done == 5
+    assert told[-1][:2] == (5, 5)
+    ours, theirs = (
+        [(r["method"], r["metric"], r["mean"]) for r in _rows(out)]
+        for out in (tmp_path / "out", finished.folder)
+    )
+    assert ours == theirs
+
+
+def test_the_learning_rate_is_chosen_on_val_alone(data, tmp_path):
+    suite = suite_of(
+        methods=[{"name": "simclr", "recipe": "simclr"}],
+        learning_rates=[1e-5, 3e-3],
+        untrained=False,
+        reference=None,
+    )
+    result = benchmark(suite, tmp_path / "out", data=data)
+    found = json.loads((tmp_path / "out" / "result.json").read_text())
+    chosen = found["learning_rates"]["simclr (scratch)"]
+    scores = {}
+    for path in (tmp_path / "out" / "cells").glob("*--*/result.json"):
+        encoder = path.parent.name.partition("--")[0]
+        config = (tmp_path / "out" / "cells" / encoder / "config.yaml").read_text()
+        rate = 1e-5 if "1.0e-05" in config else 3e-3
+        scores[rate] = json.loads(path.read_text())["metrics"]["val"]["linear.accuracy"]["mean"]
+    assert len(scores) == 2
+    assert chosen == min(scores, key=lambda rate: (-scores[rate], rate))
+    assert result.num_cells == 2  # the table is made of the chosen rate alone
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"pretrain_on": ["nowhere.csv"]}, r"no nowhere\.csv in it, which suite 'tiny' needs"),
+        (
+            {
+                "initialisations": [
+                    {"name": "a", "backbone": "test_efficientnet", "weights": "lost.safetensors"}
+                ]
+            },
+            r"initialisations\.a\.weights: no lost\.safetensors below",
+        ),
+        ({"overrides": ["views.sise=32"]}, r"views\.sise.*did you mean"),
+        ({"methods": [{"name": "lvm-med", "recipe": "lvmed"}]}, r"recipe: got 'lvmed'; did you"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(data, tmp_path, changes, says):
+    with pytest.raises(InputError, match=says):
+        benchmark(suite_of(**changes), tmp_path / "out", data=data)
+    assert not list((tmp_path / "out").glob("cells/*"))
+
+
+def test_the_command_line_names_what_is_missing(tmp_path, capsys):
+    assert run_command(["benchmark", "smal", "--out", str(tmp_path / "a")]) == 2
+    assert "did you mean 'small'" in capsys.readouterr().err
+    assert run_command(["benchmark", "small", "--out", str(tmp_path / "b")]) == 2
+    assert "--data: missing" in capsys.readouterr().err
+    words = ["benchmark", "smoke", "--out", str(tmp_path / "c"), "--jobs", "0"]
+    assert run_command(words) == 2
+    assert "--jobs: got 0" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

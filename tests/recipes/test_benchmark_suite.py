@@ -1,0 +1,73 @@
+"""Suites: those shipped are complete, and mistakes in one are answered with a hint."""
+
+import pytest
+import yaml
+
+from lvmmed.recipes.benchmark_suite import load_suite, shipped_suites
+from lvmmed.recipes.pretraining_recipes import RECIPES, resolve_config
+from lvmmed.types import InputError
+
+SUITES = list(shipped_suites())
+
+
+def test_the_suites_of_the_contract_are_there():
+    assert {"smoke", "small", "paper", "cpu"} <= set(SUITES)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_shipped_suite_resolves_to_runs_that_can_be(name):
+    suite = load_suite(name)
+    assert suite.name == name
+    for start in suite.initialisations:
+        for method in suite.methods_of(start):
+            settings = [*suite.overrides, *start.overrides, *method.overrides]
+            config = resolve_config(method.recipe, settings)
+            assert config.method.name in {method.recipe, "lvm-med"}
+    assert suite.reference == "lvm-med"
+
+
+@pytest.mark.parametrize("name", ["small", "cpu"])
+def test_every_recipe_is_compared_in_the_suites_on_real_images(name):
+    suite = load_suite(name)
+    assert {method.recipe for method in suite.methods} == set(RECIPES)
+    assert {start.name for start in suite.initialisations} >= {"scratch", "imagenet"}
+
+
+def _written(tmp_path, **changes):
+    values = yaml.safe_load(shipped_suites()["smoke"])
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**values, **changes}))
+    return str(path)
+
+
+def test_a_file_is_a_suite_and_overrides_win(tmp_path):
+    suite = load_suite(_written(tmp_path, name="mine"), ["seeds=[7]", "reference=simclr"])
+    assert (suite.name, suite.seeds, suite.reference) == ("mine", (7,), "simclr")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sedes": [1]}, r"sedes.*did you mean 'seeds'"),
+        ({"seeds": [1, 1]}, r"seeds: got \[1, 1\], need different numbers"),
+        ({"seeds": []}, r"seeds: got \[\]"),
+        ({"reference": "simclear"}, r"reference: got 'simclear'; did you mean 'simclr'"),
+        ({"methods": []}, r"methods: got \[\], need one or more"),
+        ({"tune_on": ["phantom"]}, r"tune_on: got 'phantom'; did you mean 'phantoms'"),
+        (
+            {"initialisations": [{"name": "a", "backbone": "resnet10t", "methods": ["x"]}]},
+            r"initialisations\.a\.methods: got 'x'",
+        ),
+        ({"methods": [{"name": "untrained", "recipe": "simclr"}]}, r"reference|untrained"),
+    ],
+)
+def test_mistakes_in_a_suite_name_the_field(tmp_path, changes, says):
+    with pytest.raises(InputError, match=says):
+        load_suite(_written(tmp_path, **changes))
+
+
+def test_an_unknown_suite_is_answered_with_the_nearest():
+    with pytest.raises(InputError, match=r"'smal'; did you mean 'small'"):
+        load_suite("smal")
+    with pytest.raises(InputError, match="no such file"):
+        load_suite("absent.yaml")
