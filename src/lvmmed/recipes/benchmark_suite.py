@@ -51,7 +51,7 @@ class SuiteTask(Settings):
     name: str
     """Name in tables."""
     kind: Literal["probe", "segmentation", "finetune"] = "probe"
-    """random, timm:NAME, or a weight file below the folder of data (else the working one)."""
+    """Frozen kNN and linear probes, a linear probe of the map, or a fine-tuned linear head."""
     data: str
     """Labelled images, below the folder of data."""
     metrics: tuple[str, ...]
