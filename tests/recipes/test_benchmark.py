@@ -235,6 +235,10 @@ def test_the_learning_rate_is_chosen_on_val_alone(data, tmp_path):
         ),
         ({"overrides": ["views.sise=32"]}, r"views\.sise.*did you mean"),
         ({"methods": [{"name": "lvm-med", "recipe": "lvmed"}]}, r"recipe: got 'lvmed'; did you"),
+        (
+            {"methods": [{"name": "a", "recipe": "swav"}], "reference": None},
+            r"a \(scratch\): method\.num_prototypes: got 300, need at most the 16 images",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(data, tmp_path, changes, says):

@@ -5,6 +5,7 @@ import yaml
 
 from lvmmed.recipes.benchmark_suite import load_suite, shipped_suites
 from lvmmed.recipes.pretraining_recipes import RECIPES, resolve_config
+from lvmmed.recipes.run_facts import refuse_bad_recipe, run_facts
 from lvmmed.types import InputError
 
 SUITES = list(shipped_suites())
@@ -21,8 +22,10 @@ def test_every_shipped_suite_resolves_to_runs_that_can_be(name):
     for start in suite.initialisations:
         for method in suite.methods_of(start):
             settings = [*suite.overrides, *start.overrides, *method.overrides]
+            settings = [f"model.backbone={start.backbone}", *settings]
             config = resolve_config(method.recipe, settings)
             assert config.method.name in {method.recipe, "lvm-med"}
+            refuse_bad_recipe(config, run_facts(config, num_images=5000, steps_per_epoch=20))
     assert suite.reference == "lvm-med"
 
 

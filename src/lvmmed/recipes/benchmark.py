@@ -15,6 +15,9 @@ from lvmmed.recipes.benchmark_cells import Bench, Chain, content_key
 from lvmmed.recipes.benchmark_results import BenchmarkPages, mean_val_score, write_results
 from lvmmed.recipes.benchmark_schedule import Progress, Schedule
 from lvmmed.recipes.benchmark_suite import UNTRAINED, Suite, SuiteInitialisation, load_suite
+from lvmmed.recipes.image_feed import owners
+from lvmmed.recipes.monitoring import choose_held_out
+from lvmmed.recipes.run_facts import refuse_bad_recipe, run_facts
 from lvmmed.types import InputError
 
 CELLS = "cells"
@@ -187,6 +190,20 @@ def _refuse_missing_weights(start: SuiteInitialisation, data: Path) -> None:
     )
 
 
+def _refuse_bad_recipes(bench: Bench, *, num_images: int) -> None:
+    """Refuse a suite in which a method cannot work, and name the method."""
+    for start in bench.suite.initialisations:
+        for method in bench.suite.methods_of(start):
+            cell = bench.chain(method.name, start, bench.suite.seeds[0]).pretrain
+            assert cell is not None
+            steps_per_epoch = max(1, num_images // cell.config.train.batch_size)
+            facts = run_facts(cell.config, num_images=num_images, steps_per_epoch=steps_per_epoch)
+            try:
+                refuse_bad_recipe(cell.config, facts)
+            except InputError as error:
+                raise InputError(f"{method.name} ({start.name}): {error}") from error
+
+
 def _open_bench(suite: Suite, out: Path, root: Path) -> Bench:
     """Prepare the store once, and check every recipe before anything is run."""
     out.mkdir(parents=True, exist_ok=True)
@@ -204,9 +221,7 @@ def _open_bench(suite: Suite, out: Path, root: Path) -> Bench:
         cells=out / CELLS,
     )
     bench.cells.mkdir(exist_ok=True)
-    for start in suite.initialisations:
-        for method in suite.methods_of(start):
-            bench.chain(method.name, start, suite.seeds[0])
+    _refuse_bad_recipes(bench, num_images=len(choose_held_out(owners(store)).train))
     text = yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False)
     write_atomically(out / SUITE, lambda path: path.write_text(text, encoding="utf-8"))
     return bench

@@ -105,6 +105,10 @@ def dino(train: Mapping[str, Any]) -> Recipe:
 
     The paper's full views cover 0.4 to 1 of an image and its small crops 0.05 to 0.4 (ResNet-50:
     0.14); here views are those of all recipes.
+
+    The schedules are the paper's, of long runs: after 300 steps (ResNet-10-T, 32 px, 64 images a
+    step, 1024 prototypes) the teacher's opinions were still nearly even, `teacher_entropy` 6.77 of
+    at most 6.93; with method.momentum=0.97 and method.teacher_temperature=0.04 it was 4.39.
     """
     return _on_one_footing(
         "dino", "self-distillation with small crops and prototypes", train, small_crops=6
