@@ -116,7 +116,7 @@ def _nearest(
     embeddings: Float[Tensor, "N F"], centroids: Float[Tensor, "K F"]
 ) -> tuple[Int64[Tensor, " N"], Float[Tensor, " N"]]:
     """Number of, and cosine with, the nearest centroid of each image."""
-    parts = [(chunk @ centroids.T).max(1) for chunk in embeddings.split(CHUNK)]
+    parts = [(chunk @ centroids.T).max(1) for chunk in torch.split(embeddings, CHUNK)]
     assignment = torch.cat([part.indices for part in parts])
     return assignment, torch.cat([part.values for part in parts])
 
@@ -127,7 +127,9 @@ def _sums(
     """Sum and number of the images of each cluster."""
     sums = embeddings.new_zeros(num_clusters, embeddings.shape[1])
     counts = embeddings.new_zeros(num_clusters)
-    for chunk, own in zip(embeddings.split(CHUNK), assignment.split(CHUNK), strict=True):
+    for chunk, own in zip(
+        torch.split(embeddings, CHUNK), torch.split(assignment, CHUNK), strict=True
+    ):
         members = chunk.new_zeros(len(chunk), num_clusters).scatter_(1, own.unsqueeze(1), 1.0)
         sums += members.T @ chunk
         counts += members.sum(0)

@@ -193,7 +193,7 @@ class Swav(Method):
             codes = self._codes(embeddings)[0]
             accuracy = partner_accuracy(*embeddings)
         entropy = torch.special.entr(codes).sum(1).mean() / math.log(len(self.prototypes))
-        used = all_gather(codes).argmax(1).unique()
+        used = torch.unique(all_gather(codes).argmax(1))
         figures = {
             "partner_accuracy": float(accuracy),
             "code_entropy": float(entropy),
