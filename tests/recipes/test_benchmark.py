@@ -3,8 +3,12 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
+import yaml
 
 from lvmmed.cli import run_command
 from lvmmed.data.phantoms import write_phantoms
@@ -198,6 +202,41 @@ def test_two_processes_give_the_table_of_one(finished, data, tmp_path):
         for out in (tmp_path / "out", finished.folder)
     )
     assert ours == theirs
+
+
+@pytest.mark.slow
+def test_a_kill_of_the_parent_ends_its_processes(data, tmp_path):
+    """SIGKILL leaves no time to tidy up: processes that went on would write into the next call."""
+    suite = tmp_path / "suite.yaml"
+    values = suite_of(overrides=[*FIELDS, "train.steps=100000"]).model_dump(mode="json")
+    suite.write_text(yaml.safe_dump(values))
+    words = ["benchmark", str(suite), "--out", str(tmp_path / "out"), "--data", str(data)]
+    code = "import sys; from lvmmed.cli import run_command; run_command(sys.argv[1:])"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, *words, "--jobs", "2", "--set", "untrained=false"],
+        start_new_session=True,
+    )
+    cells = tmp_path / "out" / "cells"
+    _wait(lambda: len(list(cells.glob("*/metrics.jsonl"))) == 2)
+    parent.kill()
+    parent.wait()
+
+    def sizes():
+        return [path.stat().st_size for path in sorted(cells.glob("*/metrics.jsonl"))]
+
+    def is_still():
+        before = sizes()
+        time.sleep(1.5)
+        return sizes() == before
+
+    _wait(is_still)
+
+
+def _wait(condition, *, most_s=120):
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < most_s, "waited in vain"
+        time.sleep(0.2)
 
 
 def test_the_learning_rate_is_chosen_on_val_alone(data, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -66,8 +67,8 @@ class Schedule:
         with ProcessPoolExecutor(
             self.num_jobs,
             mp_context=context,
-            initializer=torch.set_num_threads,
-            initargs=(threads,),
+            initializer=_begin_worker,
+            initargs=(threads, os.getpid()),
         ) as pool:
             waiting: dict[Future[str | None], Chain] = {
                 pool.submit(_run_in_worker, chain, remaining, time.time()): chain
@@ -139,6 +140,18 @@ def _run_chain(chain: Chain, deadline_s: float | None) -> str | None:
         except InputError as error:
             return str(error).splitlines()[0]
     return None
+
+
+def _begin_worker(num_threads: int, parent: int) -> None:
+    """Take a share of the cores, and end with the parent: two of a kind must not write one cell."""
+    torch.set_num_threads(num_threads)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_in_worker(chain: Chain, remaining_s: float | None, submitted: float) -> str | None:
