@@ -36,6 +36,7 @@ SHAPES = {
 }
 
 NAMES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in BACKBONES]
+ANY_SIZE = [n for n in NAMES if "beit_base_patch16_224" not in getattr(n, "values", ())]
 
 
 def _images(generator, num=2, size_px=SIZE_PX):
@@ -146,7 +147,7 @@ def test_a_convolutional_encoder_takes_other_sizes_than_it_was_built_for(generat
     assert backbone(_images(generator, size_px=96)).map.shape[2:] == (3, 3)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "beit_base_patch16_224"])
+@pytest.mark.parametrize("name", ANY_SIZE)
 @pytest.mark.parametrize("size_px", [32, 96])
 def test_every_listed_backbone_but_beit_takes_smaller_and_larger_images(name, size_px, generator):
     backbone = build_backbone(name, size_px=SIZE_PX, generator=generator)
