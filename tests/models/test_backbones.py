@@ -147,6 +147,7 @@ def test_a_convolutional_encoder_takes_other_sizes_than_it_was_built_for(generat
     assert backbone(_images(generator, size_px=96)).map.shape[2:] == (3, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANY_SIZE)
 @pytest.mark.parametrize("size_px", [32, 96])
 def test_every_listed_backbone_but_beit_takes_smaller_and_larger_images(name, size_px, generator):
@@ -171,6 +172,7 @@ def test_a_transformer_takes_multiples_of_its_patch_only():
         size_refusal("vit_tiny_patch16_224", 64, built_for_px=40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

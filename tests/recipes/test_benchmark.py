@@ -128,6 +128,7 @@ def test_another_setting_runs_only_what_it_changes(finished, data, tmp_path):
     assert sorted(name.split("-scratch")[0] for name in new) == ["simclr", "simclr"]
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_point_is_gone_on_from(finished, data, tmp_path, monkeypatch):
     """Cut off in the middle of pre-training, in the middle of judging, and before a run began."""
     out = tmp_path / "out"
@@ -167,6 +168,7 @@ def test_time_that_is_up_leaves_the_rest_for_the_next_call(data, tmp_path):
     assert "-" in (tmp_path / "out" / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_is_named_and_the_others_go_on(data, tmp_path):
     suite = suite_of(
         methods=[
@@ -239,6 +241,7 @@ def _wait(condition, *, most_s=120):
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_is_chosen_on_val_alone(data, tmp_path):
     suite = suite_of(
         methods=[{"name": "simclr", "recipe": "simclr"}],

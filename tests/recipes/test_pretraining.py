@@ -208,6 +208,7 @@ def test_ten_steps_are_five_a_stop_and_five_more(finished, store, tmp_path):
         assert all(np.array_equal(a[name], b[name]) for name in b.files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", STATEFUL)
 def test_what_methods_carry_from_step_to_step_is_resumed_bit_for_bit(store, tmp_path, recipe):
     words = ["train.steps=4", "train.checkpoint_every=2", "log.every=1", "log.samples=0"]
@@ -313,6 +314,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(store, tmp_pat
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["paper-literal", "simclr", "barlow-twins", "vicreg", "vicregl"])
 def test_the_other_recipes_run_and_stay_finite(store, tmp_path, recipe):
     result = pretrain(
@@ -332,6 +334,7 @@ def test_a_collapse_is_said_in_words(store, tmp_path, monkeypatch):
     assert any(line.startswith("warning: step 0: collapse") for line in result.lines())
 
 
+@pytest.mark.slow
 def test_edges_that_spoil_late_in_the_run_are_told_once(store, tmp_path, monkeypatch):
     original = LvmMed.diagnostics
 

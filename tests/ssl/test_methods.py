@@ -78,7 +78,10 @@ FALLS_FROM = {"moco": 8}
 """First step from which the loss falls: MoCo's rises while 8 images fill its queue of 64."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-every_variant = pytest.mark.parametrize("variant", VARIANTS)
+every_variant = pytest.mark.parametrize(
+    "variant",
+    [v if v in METHODS else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS],
+)
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
