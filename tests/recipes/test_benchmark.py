@@ -129,6 +129,25 @@ def test_another_setting_runs_only_what_it_changes(finished, data, tmp_path):
 
 
 @pytest.mark.slow
+def test_cells_follow_the_content_of_the_labelled_images_not_their_place(finished, data, tmp_path):
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    shutil.copytree(finished.folder, out)
+    shutil.copytree(data, moved)
+    before = _states(out)
+    benchmark(suite_of(), out, data=moved)
+    assert _states(out) == before
+    edited = tmp_path / "edited"
+    shutil.copytree(data, edited)
+    listed = edited / "labelled" / "manifest.csv"
+    header, _, *rest = listed.read_text().splitlines()
+    listed.write_text("\n".join([header, *rest]) + "\n")  # one case fewer
+    benchmark(suite_of(), out, data=edited)
+    new = {path.parent.name for path in set(_states(out)) - set(before)}
+    assert len(new) == 3  # every encoder is judged again, none is trained again
+    assert all("--phantoms-" in name for name in new)
+
+
+@pytest.mark.slow
 def test_a_kill_at_any_point_is_gone_on_from(finished, data, tmp_path, monkeypatch):
     """Cut off in the middle of pre-training, in the middle of judging, and before a run began."""
     out = tmp_path / "out"

@@ -30,7 +30,7 @@ class BenchmarkResult:
 
     Attributes:
         folder: of the benchmark.
-        pages: tables and report.
+        pages: table and report.
         num_done: cells that are finished.
         num_cells: cells in all.
         reasons: label of a chain -> why it failed.
@@ -102,7 +102,7 @@ def benchmark(
     return BenchmarkResult(
         folder=out,
         pages=pages,
-        num_done=sum(cell.is_done for cell in cells),
+        num_done=sum(cell.folder.is_finished for cell in cells),
         num_cells=len(cells),
         reasons=schedule.reasons,
     )

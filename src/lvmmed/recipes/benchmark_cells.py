@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lvmmed.config import RunConfig
-from lvmmed.engine.run_folder import CONFIG, RESULT
+from lvmmed.engine.run_folder import CONFIG, RunFolder
 from lvmmed.files import file_sha256
 from lvmmed.recipes.benchmark_suite import UNTRAINED, Suite, SuiteInitialisation, SuiteTask
 from lvmmed.recipes.finetuning import finetune
@@ -25,6 +25,9 @@ from lvmmed.recipes.pretraining import MAY_DIFFER, pretrain
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.recipes.probing import probe
 from lvmmed.recipes.segmentation_probing import probe_segmentation
+
+LIST_SUFFIXES = (".csv", ".parquet", ".json")
+"""Files of a labelled set whose content counts: labels and splits may change at one size."""
 
 Progress = Callable[[float, float, str], None]
 
@@ -42,9 +45,9 @@ class PretrainCell:
     path: Path
 
     @property
-    def is_done(self) -> bool:
-        """Whether the run is finished."""
-        return (self.path / RESULT).is_file()
+    def folder(self) -> RunFolder:
+        """The run, begun or not."""
+        return RunFolder(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +75,9 @@ class JudgeCell:
     path: Path
 
     @property
-    def is_done(self) -> bool:
-        """Whether the run is finished."""
-        return (self.path / RESULT).is_file()
+    def folder(self) -> RunFolder:
+        """The run, begun or not."""
+        return RunFolder(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,23 +150,40 @@ class Bench:
             The chain; an InputError names a recipe or field that cannot be.
         """
         weights = self.weights_of(start)
-        cell = None
-        size_px = self.config("lvm-med", start, ()).views.size
-        if method != UNTRAINED:
+        if method == UNTRAINED:
+            cell = None
+            size_px = self.config("lvm-med", start, ()).views.size
+            name, content = f"{UNTRAINED}-{start.name}-s{seed}", _weights_key(weights)
+        else:
             cell = self._pretrain_cell(method, start, seed, weights, learning_rate)
             size_px = cell.config.views.size
-        name = cell.path.name if cell else f"{UNTRAINED}-{start.name}-s{seed}"
-        judged = str(cell.path) if cell else weights
-        judges = tuple(
-            self._judge_cell(task, name, judged, start, size_px, seed) for task in self.suite.tasks
-        )
+            weights, name, content = str(cell.path), cell.path.name, cell.path.name
+        judges = []
+        for task in self.suite.tasks:
+            side = task.size_px or size_px
+            decides = task.model_dump(mode="json", exclude={"name", "metrics", "shifted"})
+            shared = [start.backbone, side, seed, list(self.suite.fractions)]
+            data = self.root / task.data
+            key = content_key(decides, content, shared, folder_key(data))
+            judges.append(
+                JudgeCell(
+                    task=task,
+                    data=data,
+                    weights=weights,
+                    backbone=start.backbone,
+                    size_px=side,
+                    seed=seed,
+                    fractions=self.suite.fractions,
+                    path=self.cells / file_name(f"{name}--{task.name}-{key}"),
+                )
+            )
         return Chain(
             method=method,
             initialisation=start.name,
             seed=seed,
             learning_rate=learning_rate,
             pretrain=cell,
-            judges=judges,
+            judges=tuple(judges),
         )
 
     def weights_of(self, start: SuiteInitialisation) -> str:
@@ -201,36 +221,6 @@ class Bench:
         name = f"{method}-{start.name}-s{seed}-{key}"
         return PretrainCell(config=config, path=self.cells / file_name(name))
 
-    def _judge_cell(
-        self,
-        task: SuiteTask,
-        encoder: str,
-        weights: str,
-        start: SuiteInitialisation,
-        size_px: int,
-        seed: int,
-    ) -> JudgeCell:
-        data = self.root / task.data
-        size_px = task.size_px or size_px
-        decides = task.model_dump(mode="json", exclude={"name", "metrics", "shifted"})
-        key = content_key(
-            decides,
-            encoder,
-            _weights_key(weights) if encoder.startswith(f"{UNTRAINED}-") else None,
-            [start.backbone, size_px, seed, list(self.suite.fractions)],
-        )
-        name = f"{encoder}--{task.name}-{key}"
-        return JudgeCell(
-            task=task,
-            data=data,
-            weights=weights,
-            backbone=start.backbone,
-            size_px=size_px,
-            seed=seed,
-            fractions=self.suite.fractions,
-            path=self.cells / file_name(name),
-        )
-
 
 def content_key(*parts: Any) -> str:
     """Hash of what decides a result; ten hexadecimal digits."""
@@ -243,6 +233,31 @@ def file_name(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
 
 
+@functools.cache
+def folder_key(folder: Path) -> str:
+    """Hash of a folder of labelled images: names and sizes of its files, contents of its lists.
+
+    Read once a process: it is not to change while a benchmark runs.
+
+    Args:
+        folder: of labelled images, or a list.
+
+    Returns:
+        Hash; the same wherever the folder lies.
+    """
+    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
+    entries = [
+        [
+            path.relative_to(folder).as_posix(),
+            path.stat().st_size,
+            file_sha256(path) if path.suffix in LIST_SUFFIXES else None,
+        ]
+        for path in files
+    ]
+    return content_key(entries)
+
+
+@functools.cache
 def _weights_key(weights: str) -> str:
     path = Path(weights)
     return file_sha256(path) if path.is_file() else weights
@@ -266,7 +281,7 @@ def run_cell(cell: PretrainCell | JudgeCell, *, progress: Progress | None = None
         cell: what to do.
         progress: told of every step.
     """
-    if cell.is_done:
+    if cell.folder.is_finished:
         return
     if isinstance(cell, PretrainCell):
         if cell.path.exists() and not (cell.path / CONFIG).is_file():

@@ -33,16 +33,14 @@ NOT_RUN = "not run yet"
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkPages:
-    """Files that say what a benchmark found.
+    """What a benchmark found, for people.
 
     Attributes:
         report: the HTML page.
-        tables: the table as CSV, Markdown and LaTeX.
         lines: the Markdown table, for the terminal.
     """
 
     report: Path
-    tables: tuple[Path, ...]
     lines: tuple[str, ...]
 
 
@@ -75,7 +73,6 @@ def write_results(
     report = build_benchmark_report(table, out / "report.html")
     return BenchmarkPages(
         report=report,
-        tables=tuple(out / name for name in ("table.csv", "table.md", "table.tex")),
         lines=tuple(texts["table.md"].splitlines()),
     )
 
@@ -107,7 +104,9 @@ def collect_table(
     cells, missing = [], []
     for encoder, own in by_encoder.items():
         for task in suite.tasks:
-            done = [cell for chain in own for cell in _of_task(chain, task) if cell.is_done]
+            done = [
+                cell for chain in own for cell in _of_task(chain, task) if cell.folder.is_finished
+            ]
             for column in columns[task.name]:
                 if done:
                     cells.append(_measured(encoder, column, done))
@@ -129,9 +128,9 @@ def mean_val_score(cells: Sequence[JudgeCell]) -> float | None:
     """
     scores = []
     for cell in cells:
-        if not cell.is_done:
+        if not cell.folder.is_finished:
             return None
-        score = _read(cell.path)["metrics"]["val"][cell.task.metrics[0]]["mean"]
+        score = cell.folder.read_json(RESULT)["metrics"]["val"][cell.task.metrics[0]]["mean"]
         if score is None:
             return None
         scores.append(float(score))
@@ -144,8 +143,14 @@ def _of_task(chain: Chain, task: SuiteTask) -> list[JudgeCell]:
 
 def _columns(task: SuiteTask, chains: Sequence[Chain]) -> list[Column]:
     """Columns of a task: every test split that its data has, by every score; val is none."""
-    done = next((c for chain in chains for c in _of_task(chain, task) if c.is_done), None)
-    splits = ["test"] if done is None else [s for s in _read(done.path)["metrics"] if s != "val"]
+    done = next(
+        (c for chain in chains for c in _of_task(chain, task) if c.folder.is_finished), None
+    )
+    splits = (
+        ["test"]
+        if done is None
+        else [s for s in done.folder.read_json(RESULT)["metrics"] if s != "val"]
+    )
     return [
         Column(
             task=task.name,
@@ -160,7 +165,7 @@ def _columns(task: SuiteTask, chains: Sequence[Chain]) -> list[Column]:
 
 
 def _measured(encoder: Encoder, column: Column, cells: Sequence[JudgeCell]) -> MeasuredCell:
-    results = [_read(cell.path) for cell in cells]
+    results = [cell.folder.read_json(RESULT) for cell in cells]
     return MeasuredCell(
         encoder=encoder,
         column=column,
@@ -173,10 +178,12 @@ def _measured(encoder: Encoder, column: Column, cells: Sequence[JudgeCell]) -> M
 
 
 def _costs(encoder: Encoder, chains: Sequence[Chain]) -> list[Cost]:
-    runs = [chain.pretrain for chain in chains if chain.pretrain and chain.pretrain.is_done]
+    runs = [
+        chain.pretrain for chain in chains if chain.pretrain and chain.pretrain.folder.is_finished
+    ]
     if not runs:
         return []
-    results = [_read(run.path) for run in runs]
+    results = [run.folder.read_json(RESULT) for run in runs]
     return [
         Cost(
             encoder=encoder,
@@ -196,7 +203,7 @@ def _command(cell: PretrainCell) -> str:
 
 def _result(bench: Bench, chains: Sequence[Chain], reasons: Mapping[str, str]) -> dict[str, Any]:
     cells = [cell for chain in chains for cell in chain.cells]
-    done = [_read(cell.path) for cell in cells if cell.is_done]
+    done = [cell.folder.read_json(RESULT) for cell in cells if cell.folder.is_finished]
     return {
         "task": "benchmark",
         "suite": bench.suite.name,
@@ -213,11 +220,6 @@ def _result(bench: Bench, chains: Sequence[Chain], reasons: Mapping[str, str]) -
         "wall_s": sum(result["wall_s"] for result in done),
         "devices": sorted({result["device"] for result in done}),
     }
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    return values
 
 
 def _write(path: Path, text: str) -> None:

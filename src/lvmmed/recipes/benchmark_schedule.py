@@ -1,5 +1,6 @@
 """Running the chains of a benchmark: here or in several processes, with what is left in view."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from lvmmed.engine.run_folder import RESULT
+from lvmmed.engine.run_folder import RESULT, RunFolder
 from lvmmed.files import write_atomically
 from lvmmed.recipes.benchmark_cells import Chain, JudgeCell, PretrainCell, run_cell
 from lvmmed.types import InputError
@@ -39,18 +40,13 @@ class Schedule:
     failures: Path
     reasons: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the time is up."""
-        return self.deadline_s is not None and time.monotonic() > self.deadline_s
-
     def run(self, chains: Sequence[Chain]) -> None:
         """Run every cell that is missing; a chain that fails does not stop the others.
 
         Args:
             chains: in the order to begin them.
         """
-        missing = [c for c in chains if not all(cell.is_done for cell in c.cells)]
+        missing = [c for c in chains if not all(cell.folder.is_finished for cell in c.cells)]
         self._tell(chains)
         if self.num_jobs == 1 or len(missing) < 2:
             for chain in missing:
@@ -89,7 +85,7 @@ class Schedule:
         if self.progress is None:
             return
         cells = [cell for chain in chains for cell in chain.cells]
-        done = [cell for cell in cells if cell.is_done]
+        done = [cell for cell in cells if cell.folder.is_finished]
         left_s = remaining_seconds(cells) / self.num_jobs
         note = f"about {left_s / 60:.0f} min left" if done else "no estimate yet"
         if self.reasons:
@@ -112,12 +108,12 @@ def remaining_seconds(cells: Sequence[PretrainCell | JudgeCell]) -> float:
     """
     times: dict[str, list[float]] = {}
     for cell in cells:
-        if cell.is_done:
-            times.setdefault(_kind(cell), []).append(_wall_s(cell))
+        if cell.folder.is_finished:
+            times.setdefault(_kind(cell), []).append(_wall_s(cell.path))
     known = [second for seconds in times.values() for second in seconds]
     overall = sum(known) / len(known) if known else 0.0
     means = {kind: sum(seconds) / len(seconds) for kind, seconds in times.items()}
-    return sum(means.get(_kind(cell), overall) for cell in cells if not cell.is_done)
+    return sum(means.get(_kind(cell), overall) for cell in cells if not cell.folder.is_finished)
 
 
 def _kind(cell: PretrainCell | JudgeCell) -> str:
@@ -126,14 +122,16 @@ def _kind(cell: PretrainCell | JudgeCell) -> str:
     return f"{cell.config.method.name}/{cell.config.model.backbone}"
 
 
-def _wall_s(cell: PretrainCell | JudgeCell) -> float:
-    return float(json.loads((cell.path / RESULT).read_text(encoding="utf-8"))["wall_s"])
+@functools.cache
+def _wall_s(folder: Path) -> float:
+    """Time of a finished run, which will not change: read once, though asked every second."""
+    return float(RunFolder(folder).read_json(RESULT)["wall_s"])
 
 
 def _run_chain(chain: Chain, deadline_s: float | None) -> str | None:
     """Run the cells of a chain one after the other; gives the reason if one of them fails."""
     for cell in chain.cells:
-        if deadline_s is not None and time.monotonic() > deadline_s and not cell.is_done:
+        if deadline_s is not None and time.monotonic() > deadline_s and not cell.folder.is_finished:
             return None
         try:
             run_cell(cell)
