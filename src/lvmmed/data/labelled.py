@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from lvmmed.data.intensity import to_uint8
@@ -69,6 +69,11 @@ class LabelledSet:
     def split(self, name: str) -> tuple[LabelledItem, ...]:
         """Items of one split; none for a name that does not occur."""
         return tuple(item for item in self.items if item.split == name)
+
+    def numbers(self, items: Sequence[LabelledItem]) -> Int64[np.ndarray, " n"]:
+        """Classes of some items, as positions in `classes`."""
+        position = {name: i for i, name in enumerate(self.classes)}
+        return np.array([position[item.label] for item in items], dtype=np.int64)
 
     @property
     def test_splits(self) -> tuple[str, ...]:

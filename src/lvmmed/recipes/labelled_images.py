@@ -56,9 +56,7 @@ class LabelledImages:
 
     def labels(self, split: str) -> Int64[np.ndarray, " n"]:
         """Classes of the cases of a split, as positions in `labelled.classes`."""
-        position = {name: i for i, name in enumerate(self.labelled.classes)}
-        items = self.labelled.split(split)
-        return np.array([position[item.label] for item in items], dtype=np.int64)
+        return self.labelled.numbers(self.labelled.split(split))
 
     def files(self, split: str) -> tuple[str, ...]:
         """Files of a split relative to the data's folder, with forward slashes."""

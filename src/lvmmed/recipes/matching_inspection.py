@@ -10,12 +10,10 @@ import torch
 from lvmmed.config import RunConfig, read_yaml
 from lvmmed.data.store import Store
 from lvmmed.engine.run_folder import CONFIG, ENVIRONMENT, RESULT, RunFolder
-from lvmmed.recipes.image_feed import make_sampler, owners
-from lvmmed.recipes.monitoring import choose_held_out
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.recipes.pretraining_samples import collect_samples
 from lvmmed.recipes.pretraining_step import Learner
-from lvmmed.recipes.run_facts import graph_size, run_facts
+from lvmmed.recipes.run_facts import plan_run
 from lvmmed.report.matching_picture import draw_matchings
 from lvmmed.report.pictures import SAMPLES, MatchedGraph, matched_graphs_of
 from lvmmed.report.run import read_arrays
@@ -125,24 +123,14 @@ def _from_checkpoint(folder: RunFolder) -> _Found:
 def _collect(
     config: RunConfig, store: Store, state: Mapping[str, object], *, step: int
 ) -> dict[str, np.ndarray]:
-    held_out = choose_held_out(owners(store))
-    sampler = make_sampler(
-        store,
-        held_out.train,
-        data=config.data,
-        batch_size=config.train.batch_size,
-        graph_size=graph_size(config) or 1,
-        seed=config.train.seed,
-    )
-    facts = run_facts(
-        config, num_images=len(held_out.train), steps_per_epoch=sampler.steps_per_epoch
-    )
-    learner = Learner(config, torch.device("cpu"), facts)
+    plan = plan_run(config, store)
+    learner = Learner(config, torch.device("cpu"), plan.facts)
     learner.load_state(state)
     # a run that keeps no samples can be looked at all the same
     log = config.log.model_copy(update={"samples": max(1, config.log.samples)})
     config = config.model_copy(update={"log": log})
-    return collect_samples(learner, store, held_out.watched.tolist(), config=config, step=step)
+    watched = plan.held_out.watched.tolist()
+    return collect_samples(learner, store, watched, config=config, step=step)
 
 
 def _rows(

@@ -17,13 +17,13 @@ from lvmmed.engine.loop import Hooks, train
 from lvmmed.engine.run_folder import RESULT, RunFolder
 from lvmmed.models.cards import lineage
 from lvmmed.models.weights import save_encoder
-from lvmmed.recipes.image_feed import ImageFeed, load_images, make_sampler, owners
-from lvmmed.recipes.monitoring import HoldOut, Monitor, alarms, choose_held_out
+from lvmmed.recipes.image_feed import ImageFeed, load_images
+from lvmmed.recipes.monitoring import Monitor, alarms
 from lvmmed.recipes.online_probe import OnlineProbe
 from lvmmed.recipes.pretraining_recipes import RECIPES, resolve_config
 from lvmmed.recipes.pretraining_samples import collect_samples
 from lvmmed.recipes.pretraining_step import Learner, TrainingStep
-from lvmmed.recipes.run_facts import graph_size, refuse_bad_recipe, run_facts
+from lvmmed.recipes.run_facts import RunPlan, graph_size, plan_run, refuse_bad_recipe
 from lvmmed.ssl.table import METHODS
 from lvmmed.types import FORMAT_VERSION, Card, InputError
 
@@ -114,25 +114,14 @@ def pretrain(
         store = Store.open(Path(config.data.store))
         if folder is not None:
             _refuse_other_images(folder, store)
-        held_out = choose_held_out(owners(store))
-        sampler = make_sampler(
-            store,
-            held_out.train,
-            data=config.data,
-            batch_size=config.train.batch_size,
-            graph_size=graph_size(config) or 1,
-            seed=config.train.seed,
-        )
-        facts = run_facts(
-            config, num_images=len(held_out.train), steps_per_epoch=sampler.steps_per_epoch
-        )
-        refuse_bad_recipe(config, facts)
+        plan = plan_run(config, store)
+        refuse_bad_recipe(config, plan.facts)
         probe = _online_probe(config)
-        learner = Learner(config, device, facts)
+        learner = Learner(config, device, plan.facts)
         if folder is None:
             folder = _new_run(config, out, store=store, learner=learner)
-        with ImageFeed(store, held_out.train, sampler) as feed:
-            run = _Run(config, folder, learner, store, held_out, facts.num_steps, probe)
+        with ImageFeed(store, plan.held_out.train, plan.sampler) as feed:
+            run = _Run(config, folder, learner, store, plan, probe)
             run.train(feed, progress)
             return run.finish()
 
@@ -181,16 +170,15 @@ class _Run:
         folder: RunFolder,
         learner: Learner,
         store: Store,
-        held_out: HoldOut,
-        num_steps: int,
+        plan: RunPlan,
         probe: OnlineProbe | None,
     ) -> None:
         self.config = config
         self.folder = folder
         self.learner = learner
         self.store = store
-        self.held_out = held_out
-        self.num_steps = num_steps
+        self.held_out = held_out = plan.held_out
+        self.num_steps = plan.facts.num_steps
         self.first_step = 0
         self.wall_s = 0.0
         self.started_s = time.perf_counter()

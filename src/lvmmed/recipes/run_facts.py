@@ -1,8 +1,14 @@
 """What is known of a pre-training run before anything is loaded, and refusing what cannot work."""
 
+from dataclasses import dataclass
+
 from lvmmed import distributed
 from lvmmed.config import RunConfig
+from lvmmed.data.sampling import BatchSampler
+from lvmmed.data.store import Store
 from lvmmed.models.backbones import size_refusal
+from lvmmed.recipes.image_feed import make_sampler, owners
+from lvmmed.recipes.monitoring import HoldOut, choose_held_out
 from lvmmed.ssl.lvm_med import LvmMedConfig
 from lvmmed.ssl.method import RunFacts
 from lvmmed.ssl.table import METHODS
@@ -41,6 +47,46 @@ def run_facts(config: RunConfig, *, num_images: int, steps_per_epoch: int) -> Ru
         num_small_crops=config.views.small_crops,
         num_ranks=distributed.world_size(),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """Which images of a store a run trains on and watches, in which order, and for how long.
+
+    Attributes:
+        held_out: images to train on and images to watch.
+        sampler: images of each step.
+        facts: of the run.
+    """
+
+    held_out: HoldOut
+    sampler: BatchSampler
+    facts: RunFacts
+
+
+def plan_run(config: RunConfig, store: Store) -> RunPlan:
+    """Settle what a configuration makes of a store; the same every time.
+
+    Args:
+        config: of the run.
+        store: its images.
+
+    Returns:
+        The plan; what `make_sampler` refuses is refused.
+    """
+    held_out = choose_held_out(owners(store))
+    sampler = make_sampler(
+        store,
+        held_out.train,
+        data=config.data,
+        batch_size=config.train.batch_size,
+        graph_size=graph_size(config) or 1,
+        seed=config.train.seed,
+    )
+    facts = run_facts(
+        config, num_images=len(held_out.train), steps_per_epoch=sampler.steps_per_epoch
+    )
+    return RunPlan(held_out=held_out, sampler=sampler, facts=facts)
 
 
 def refuse_bad_recipe(config: RunConfig, facts: RunFacts) -> None:
