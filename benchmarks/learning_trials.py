@@ -30,10 +30,7 @@ SOFT = ("method.margin=0", "method.noise=0.2", "method.noise_samples=4")
 TRIALS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lvm-med": ("lvm-med", ()),
     "simclr": ("simclr", ("method.projector_hidden_width=512",)),
-    "paper-literal": (
-        "paper-literal",
-        ("train.optimizer=adam", "train.learning_rate=2e-3", "train.schedule=halving"),
-    ),
+    "paper-literal": ("paper-literal", ("train.learning_rate=2e-3",)),
     "first order": ("lvm-med", ("method.second_order=false",)),
     "no message passing": ("lvm-med", ("method.message_passing=false",)),
     "no local": ("lvm-med", ("method.alpha=1",)),
