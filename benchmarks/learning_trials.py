@@ -61,6 +61,21 @@ TRIALS: dict[str, tuple[str, tuple[str, ...]]] = {
         "lvm-med",
         (*DEEP, *SOFT, "method.graph_size=128", "method.second_order=false"),
     ),
+    "partitions 4": ("lvm-med", ("method.partitions=4",)),
+    "similar": ("lvm-med", ("method.grouping=similar",)),
+    "noise relative": ("lvm-med", ("method.noise_unit=relative", "method.noise=0.5")),
+    "noise annealed": ("lvm-med", ("method.noise=0.4", "method.noise_end=0.05")),
+    "batch": ("lvm-med", ("method.batch_weight=1",)),
+    "batch, projector 2, soft": ("lvm-med", (*DEEP, *SOFT, "method.batch_weight=1")),
+    "batch, projector 2, soft, first order": (
+        "lvm-med",
+        (*DEEP, *SOFT, "method.batch_weight=1", "method.second_order=false"),
+    ),
+    "batch, projector 2, soft, similar": (
+        "lvm-med",
+        (*DEEP, *SOFT, "method.batch_weight=1", "method.grouping=similar"),
+    ),
+    "projector 2, soft, similar": ("lvm-med", (*DEEP, *SOFT, "method.grouping=similar")),
 }
 """Name -> (recipe, overrides)."""
 

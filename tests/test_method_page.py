@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lvmmed.recipes.monitoring import DROWNING_NOISE, SATURATED_ACCURACY, SPOILING_EDGES
-from lvmmed.ssl.lvm_med import PAPER_LITERAL, LvmMedConfig
+from lvmmed.ssl.lvm_med_config import PAPER_LITERAL, LvmMedConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "explanation" / "method.md").read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """Expected values: loops over all permutations in tests/reference, and limit cases."""
 
+import itertools
 import math
 
 import pytest
@@ -9,8 +10,11 @@ from reference.lvm_med_loop import matching_of_graph
 from reference.ssl_batches import context_of_width, make_views
 
 from lvmmed.config import TrainConfig, build_config, validated
+from lvmmed.matching.affinity import global_affinity, local_affinity
+from lvmmed.matching.graph import knn_graph
 from lvmmed.models.backbones import Features
-from lvmmed.ssl.lvm_med import PAPER_LITERAL, LvmMed, LvmMedConfig
+from lvmmed.ssl.lvm_med import LvmMed
+from lvmmed.ssl.lvm_med_config import PAPER_LITERAL, LvmMedConfig
 from lvmmed.types import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -234,11 +238,25 @@ def test_the_ratio_of_noise_to_affinity_by_hand(views):
     some = [view[slice(0, 16)] for view in views]
     figures = method.diagnostics(some, features, step=0, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        problem = method._problem(some, features, method._partition(features), step=0)
-    spread = problem.vertex_affinity.flatten().std()
+        nodes = [method.projector(one.pooled) for one in features]
+        neighbors = [knn_graph(one[None], 5) for one in nodes]
+        heard = [
+            method.message_passing(one[None], near)
+            for one, near in zip(nodes, neighbors, strict=True)
+        ]
+        maps = [one.map.flatten(2).transpose(1, 2)[None] for one in features]
+        centers = [view.region_centers(2, 2).flatten(1, 2)[None] for view in some]
+        affinity = 0.8 * global_affinity(*heard) + 0.2 * local_affinity(
+            *maps, *centers, best_frac=0.4, keep_all_features=False
+        )
+    spread = affinity.flatten().std()
     # the standard deviation of Gumbel(0, b) is b pi / sqrt(6)
     expected = 0.3 * math.pi / math.sqrt(6) / float(spread)
     assert figures["noise_to_affinity"] == pytest.approx(expected, rel=1e-5)
+    relative = _method(noise=0.3, noise_unit="relative").diagnostics(
+        some, features, step=0, generator=torch.Generator().manual_seed(0)
+    )
+    assert relative["noise_to_affinity"] == pytest.approx(0.3 * math.pi / math.sqrt(6), rel=1e-5)
 
 
 def test_the_solver_gap_is_that_of_the_matchings_without_noise(views):
@@ -276,6 +294,88 @@ def test_noise_comes_from_the_generator_alone(views):
     assert any(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+def test_noise_goes_linearly_to_its_end(views):
+    features = _features(16)
+    some = [view[slice(0, 16)] for view in views]
+    method = _method(noise=0.4, noise_end=0.1)
+    num_steps = context_of_width(WIDTH).facts.num_steps
+    found = [
+        method.diagnostics(some, features, step=step, generator=torch.Generator().manual_seed(0))[
+            "noise_to_affinity"
+        ]
+        for step in (0, num_steps // 2, num_steps)
+    ]
+    assert found[1] / found[0] == pytest.approx(0.25 / 0.4)
+    assert found[2] / found[0] == pytest.approx(0.1 / 0.4)
+
+
+def test_relative_noise_of_a_graph_does_not_depend_on_the_scale_of_others(views):
+    """Two graphs: blowing up the differences inside one leaves the gradient of the other."""
+    method = _method(**{**TINY, "noise": 0.7, "noise_unit": "relative", "alpha": 1.0})
+    features = _features(8)
+    some = [view[slice(0, 8)] for view in views]
+    first = _gradients(_run(method, some, features), features)
+    closer = [
+        _as_features(one.map.detach() + 5 * (torch.arange(8) >= 4).float().view(8, 1, 1, 1))
+        for one in features
+    ]
+    second = _gradients(_run(method, some, closer), closer)
+    assert any(float(one[:4].abs().max()) > 0 for one in first)
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a[:4], b[:4])
+
+
+def test_the_whole_batch_is_assigned_as_by_trying_all_permutations(views):
+    """Six images: the extra loss and its gradient are those of the best of 720 permutations."""
+    fields = {**QUIET, "graph_size": 3, "neighbors": 2, "margin": 0.5}
+    method = _method(**fields, batch_weight=0.7)
+    features = _features(6, seed=3)
+    some = [view[slice(0, 6)] for view in views]
+    nodes_s, nodes_t = (method.projector(one.pooled) for one in features)
+    cosines = torch.nn.functional.cosine_similarity(nodes_s[:, None], nodes_t[None], dim=2)
+    raised = cosines.detach() - 0.5 * torch.eye(6)
+    best = max(
+        itertools.permutations(range(6)),
+        key=lambda p: sum(float(raised[i, p[i]]) for i in range(6)),
+    )
+    num_wrong = sum(node != i for i, node in enumerate(best))
+    assert num_wrong > 0
+    worth = sum(cosines[i, best[i]] - cosines[i, i] for i in range(6))
+    expected = torch.autograd.grad(0.7 * worth / 6, [one.map for one in features])
+    without = _run(_method(**fields), some, features)
+    with_batch = _run(method, some, features)
+    extra = float((with_batch.total - without.total).detach())
+    assert extra == pytest.approx(0.7 * 2 * num_wrong / 6)
+    assert float(with_batch.terms["batch_matching_loss"]) == pytest.approx(extra)
+    plain = _gradients(without, features)
+    for got, base, wanted in zip(_gradients(with_batch, features), plain, expected, strict=True):
+        torch.testing.assert_close(got - base, wanted, atol=1e-6, rtol=1e-3)
+
+
+def test_several_partitions_average_their_losses(views):
+    """Graphs of the whole batch: every partition holds the same graph, in another order."""
+    fields = {**QUIET, "graph_size": 20, "alpha": 1.0, "margin": 0.5, "second_order": False}
+    features = _features(20)
+    one, three = (_run(_method(**fields, partitions=count), views, features) for count in (1, 3))
+    torch.testing.assert_close(one.total, three.total)
+    for a, b in zip(_gradients(one, features), _gradients(three, features), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_similar_images_share_a_graph(views):
+    """Images of two kinds take turns in the batch; each graph is of one kind, and says so."""
+    features = _features(8)
+    kind = 20.0 * torch.tensor([[1.0, 0, 0, 0, 0, 0], [0, 1.0, 0, 0, 0, 0]])[torch.arange(8) % 2]
+    features = [_as_features(one.map.detach() + kind.view(8, WIDTH, 1, 1)) for one in features]
+    some = [view[slice(0, 8)] for view in views]
+    method = _method(**TINY, grouping="similar")
+    images = method.matching_of(some, features, step=0).images
+    assert sorted(sorted(row) for row in images.tolist()) == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert images[0, 0] == 0
+    in_order = _method(**TINY).matching_of(some, features, step=0).images
+    assert in_order.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -294,6 +394,11 @@ def test_noise_comes_from_the_generator_alone(views):
         {"projection_width": 16},
         {"projector_hidden_layers": 1},
         {"noise": 0.5},
+        {"noise_end": 5.0},
+        {"noise": 2.0, "noise_unit": "relative"},
+        {"grouping": "similar"},
+        {"partitions": 2},
+        {"batch_weight": 0.5},
         {"margin": 0.2},
         {"lambda_": 0.5},
         {"reduction": "graph"},

@@ -11,7 +11,7 @@ from reference.ssl_rank_functions import method_loss
 
 from lvmmed.models.backbones import Features
 from lvmmed.recipes.pretraining_recipes import RECIPES
-from lvmmed.ssl.lvm_med import PAPER_LITERAL
+from lvmmed.ssl.lvm_med_config import PAPER_LITERAL
 from lvmmed.ssl.table import METHODS
 
 LIGHT = {"invariance_weight": 1.0, "variance_weight": 1.0, "covariance_weight": 0.04}
@@ -50,6 +50,8 @@ VARIANTS = {
     "global only": ("lvm-med", {"alpha": 1.0}),
     "deep projector": ("lvm-med", {"projector_hidden_layers": 1, "projector_hidden_width": 64}),
     "finite lambda": ("lvm-med", {"lambda_": 0.5}),
+    "whole batch": ("lvm-med", {"batch_weight": 1.0}),
+    "relative noise": ("lvm-med", {"noise": 0.5, "noise_unit": "relative", "noise_end": 0.1}),
     "simclr, linear": ("simclr", {"projector_hidden_layers": 0}),
     "moco, symmetric": ("moco", {"queue_length": 128, "symmetric": True}),
     "barlow-twins, wide": ("barlow-twins", {"projector_hidden_layers": 0, "projection_width": 96}),
@@ -272,7 +274,7 @@ def test_the_loss_falls_on_eight_fixed_images(name):
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("variant", [*METHODS, "paper-literal"])
+@pytest.mark.parametrize("variant", [*METHODS, "paper-literal", "whole batch", "relative noise"])
 def test_two_processes_give_the_loss_and_gradients_of_one_on_the_joined_batch(variant):
     """Two steps, so that what teachers, queues and centres carry over is compared as well."""
     name, fields = VARIANTS[variant]
@@ -297,7 +299,7 @@ def test_every_method_has_its_own_file_recipe_and_documented_source(name):
     assert "arXiv" in row.source
     assert name in RECIPES
     assert RECIPES[name].values["method"]["name"] == name
-    file = row.config.__module__.rpartition(".")[2]
+    file = row.config.__module__.rpartition(".")[2].removesuffix("_config")
     assert (Path(__file__).parent / f"test_{file}.py").is_file()
 
 

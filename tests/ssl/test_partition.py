@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lvmmed.ssl.partition import partition_batch
+from lvmmed.ssl.partition import partition_batch, similar_order
 
 CPU = torch.device("cpu")
 
@@ -47,3 +47,21 @@ def test_an_image_left_over_is_in_no_graph():
 def test_rows_of_any_shape_are_split():
     partition = partition_batch(6, 3, device=CPU)
     assert partition.split(torch.zeros(6, 4, 5, 2)).shape == (2, 3, 4, 5, 2)
+
+
+def test_an_order_is_put_before_the_cut():
+    partition = partition_batch(5, 3, device=CPU, order=torch.tensor([4, 0, 2, 1, 3]))
+    rows = torch.arange(5.0).view(5, 1)
+    assert partition.split(rows).squeeze(2).tolist() == [[4, 0, 2], [1, 3, 0]]
+
+
+def test_each_graph_is_the_first_free_image_with_its_nearest_by_hand():
+    angles = torch.tensor([0.0, 3.0, 0.2, 2.9, 1.5, 0.1, 1.4])
+    nodes = torch.stack([angles.cos(), angles.sin()], dim=1)
+    # 0 takes 5 and 2 (0.1 and 0.2 away); of the rest 1 comes first and takes 3, then 4; 6 is left
+    assert similar_order(nodes, 3).tolist() == [0, 5, 2, 1, 3, 4, 6]
+
+
+def test_order_by_similarity_is_a_permutation_even_of_equal_or_zero_vectors():
+    for nodes in (torch.ones(9, 4), torch.zeros(9, 4)):
+        assert similar_order(nodes, 4).tolist() == list(range(9))

@@ -15,6 +15,7 @@ Letters used in shapes:
 
 from dataclasses import dataclass
 
+import numpy as np
 import scipy.optimize
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -64,11 +65,12 @@ def solve(  # noqa: PLR0913 -- a problem of five tensors, two effort knobs and t
     Every graph of a batch is searched with the same random numbers, so the result for a graph
     depends neither on its place nor on its companions: solving a batch equals solving its graphs
     one by one with generators in the same state. Half precision is raised to single; single and
-    double are kept. On a GPU nothing waits for the device (unless `check` is set) and all shapes
-    are fixed, so the call can be captured as a CUDA graph.
+    double are kept. On a GPU nothing waits for the device (with k > 0, unless `check` is set) and
+    all shapes are fixed, so the call can be captured as a CUDA graph.
 
-    Without any edge the problem is a linear assignment: on the CPU it is then solved exactly. Among
-    equal matchings none is favoured, the identity least of all.
+    Without any edge the problem is a linear assignment and is solved exactly on the processor: with
+    no neighbour slots (k = 0) always, which makes a GPU wait; with empty ones on the CPU only, as
+    they would have to be looked at. Among equal matchings none is favoured, the identity least.
 
     Args:
         vertex_affinity: worth of matching node i of view s with node c of view t.
@@ -209,8 +211,8 @@ def draw_uniform(
 
 
 def _has_no_edges(problem: Problem) -> bool:
-    if problem.neighbors_s.shape[2] == 0 or problem.vertex_affinity.shape[1] == 1:
-        return problem.vertex_affinity.device.type == "cpu"
+    if problem.neighbors_s.shape[2] == 0:
+        return True
     if problem.vertex_affinity.device.type != "cpu":
         return False
     return not bool((problem.neighbors_s >= 0).any() and (problem.neighbors_t >= 0).any())
@@ -220,11 +222,10 @@ def _assign_exactly(problem: Problem) -> Int64[Tensor, "B 1 N"]:
     scores = force_padding(problem.vertex_affinity.unsqueeze(1), problem.mask).squeeze(1)
     # labels in a mixed order: among equals the identity must not be favoured
     order = draw_uniform(scores.shape[1], scores, None).argsort()
-    shuffled = scores[:, :, order].numpy()
+    shuffled = scores[:, :, order].cpu().numpy()
     labels = [scipy.optimize.linear_sum_assignment(one, maximize=True)[1] for one in shuffled]
-    return order[torch.stack([torch.from_numpy(one) for one in labels]).to(torch.int64)].unsqueeze(
-        1
-    )
+    found = torch.from_numpy(np.stack(labels)).to(order.device, torch.int64)
+    return order[found].unsqueeze(1)
 
 
 def _best_of(problem: Problem, candidates: Int64[Tensor, "B R N"]) -> Matching:

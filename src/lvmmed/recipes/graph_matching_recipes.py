@@ -1,7 +1,7 @@
 """The recipes of LVM-Med: as it learns, and as it is printed."""
 
 from lvmmed.recipes.recipe import Recipe
-from lvmmed.ssl.lvm_med import PAPER_LITERAL
+from lvmmed.ssl.lvm_med_config import PAPER_LITERAL
 
 
 def lvm_med() -> Recipe:

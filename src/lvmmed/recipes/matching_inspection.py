@@ -17,7 +17,7 @@ from lvmmed.recipes.run_facts import plan_run
 from lvmmed.report.matching_picture import draw_matchings
 from lvmmed.report.pictures import SAMPLES, MatchedGraph, matched_graphs_of
 from lvmmed.report.run import read_arrays
-from lvmmed.ssl.lvm_med import LvmMedConfig
+from lvmmed.ssl.lvm_med_config import LvmMedConfig
 from lvmmed.types import InputError
 
 MATCHING_METHOD = LvmMedConfig().name

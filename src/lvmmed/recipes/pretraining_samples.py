@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image
+from torch import Tensor
 
 from lvmmed.augment.views import ImageBatch, Views, denormalise
 from lvmmed.config import RunConfig
@@ -91,7 +92,7 @@ def _matched_graph(
     num_graphs, num_nodes = matched.permutation.shape
     arrays: dict[str, np.ndarray] = {}
     for number in range(min(num_graphs, MAX_GRAPHS, max(1, MAX_NODES // num_nodes))):
-        own = slice(number * num_nodes, (number + 1) * num_nodes)
+        own = matched.images[number].to(views[0].images.device)
         kept = {
             "graph_view_s": _shrunk(_pictures(learner, views[0], own)),
             "graph_view_t": _shrunk(_pictures(learner, views[1], own)),
@@ -104,7 +105,9 @@ def _matched_graph(
     return arrays
 
 
-def _pictures(learner: Learner, view: Views, rows: slice) -> UInt8[np.ndarray, "B S S 3"]:
+def _pictures(
+    learner: Learner, view: Views, rows: slice | Int64[Tensor, " B"]
+) -> UInt8[np.ndarray, "B S S 3"]:
     return denormalise(view.images[rows], learner.backbone.mean, learner.backbone.std)
 
 

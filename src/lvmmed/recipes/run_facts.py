@@ -9,7 +9,7 @@ from lvmmed.data.store import Store
 from lvmmed.models.backbones import size_refusal
 from lvmmed.recipes.image_feed import make_sampler, owners
 from lvmmed.recipes.monitoring import HoldOut, choose_held_out
-from lvmmed.ssl.lvm_med import LvmMedConfig
+from lvmmed.ssl.lvm_med_config import LvmMedConfig
 from lvmmed.ssl.method import RunFacts
 from lvmmed.ssl.table import METHODS
 from lvmmed.types import InputError

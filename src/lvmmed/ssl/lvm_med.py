@@ -1,20 +1,20 @@
 """LVM-Med: learn by matching the graphs of two views of a batch, with second-order terms.
 
 Letters used in shapes:
+    B: images of this process.
+    F: length of a projection.
     G: graphs of this process.
     N: nodes of a graph.
 """
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor
+from torch.nn import functional
 
 from lvmmed.augment.views import Views
-from lvmmed.config import MethodConfig
 from lvmmed.distributed import rank, world_size
 from lvmmed.matching.affinity import edge_affinity, global_affinity, local_affinity
 from lvmmed.matching.graph import Problem, knn_graph
@@ -22,93 +22,20 @@ from lvmmed.matching.imle import MatchingLoss, draw_gumbel, matching_loss
 from lvmmed.models.backbones import Features
 from lvmmed.models.heads import Projector
 from lvmmed.models.message_passing import MessagePassing
+from lvmmed.ssl.batch_assignment import batch_assignment_loss, noise_free_assignment_accuracy
+from lvmmed.ssl.lvm_med_config import LvmMedConfig
 from lvmmed.ssl.method import LossOutput, Method, MethodContext
 from lvmmed.ssl.noise_free import (
     MatchedGraphs,
     affinity_std,
+    affinity_std_of_graphs,
     sampled_solver_gap,
     solve_noise_free,
 )
-from lvmmed.ssl.partition import Partition, partition_batch
+from lvmmed.ssl.partition import Partition, partition_batch, similar_order
 
 GUMBEL_STD = math.pi / math.sqrt(6)
 """Standard deviation of Gumbel(0, 1)."""
-
-
-class LvmMedConfig(MethodConfig):
-    """Fields of LVM-Med; the defaults are the recipe `lvm-med`, with the paper's value beside."""
-
-    name: Literal["lvm-med"] = "lvm-med"
-    """Row of the table of methods."""
-    graph_size: int = Field(16, ge=2)
-    """Images of a graph (paper appendix A; best of its figure 5). Chance is 1 / graph_size."""
-    neighbors: int = Field(5, ge=1)
-    """Out-edges of a node, fewer than graph_size (paper appendix A)."""
-    alpha: float = Field(0.8, ge=0, le=1)
-    """Weight of the global affinity, the rest is the local one (paper equation 3, table 9)."""
-    local_best_frac: float = Field(0.4, gt=0, le=1)
-    """Share of the map's positions that enter the local affinity (20 of 49 in VICRegL)."""
-    local_keep_all_features: bool = False
-    """Keep all positions in the feature branch of the local affinity, as VICRegL does."""
-    second_order: bool = True
-    """Match edges as well as nodes; off is the paper's ablation "w/o second order"."""
-    edge_weight: float = Field(0.2, ge=0)
-    """Factor of the edge affinities, 1 / neighbors. Paper 1: 80 edges then outvote 16 nodes."""
-    edge_ramp_steps: int = Field(0, ge=0)
-    """Steps over which the edge weight grows from 0 linearly; 0 = constant, as in the paper."""
-    message_passing: bool = True
-    """Two graph convolutions before comparing; off is the paper's ablation."""
-    message_passing_layers: int = Field(2, ge=1)
-    """Graph convolutions (paper appendix A)."""
-    residual: bool = True
-    """Add the nodes to what message passing makes of them. Paper: off; then nodes smooth out."""
-    centering: bool = True
-    """Standardise projections over the batch. Paper: off; then cosines crowd near 1."""
-    projection_width: int = Field(128, ge=1)
-    """Length of a projection (paper appendix A)."""
-    projector_hidden_layers: int = Field(0, ge=0)
-    """Hidden layers of the projector; 0 is one linear map (paper appendix A, by its size)."""
-    projector_hidden_width: int = Field(2048, ge=1)
-    """Width of the hidden layers."""
-    noise: float = Field(0.05, ge=0)
-    """Scale of the Gumbel noise on affinities. Paper 1, which drowns cosines (in -1 to 1)."""
-    noise_samples: int = Field(1, ge=1)
-    """Draws of the noise a step, each solved; their mean gradient is smoother. Paper 1."""
-    margin: float = Field(1.0, ge=0)
-    """Taken off the true pairs' affinity before solving, in units of cosine. Paper 0."""
-    lambda_: float = Field(
-        float("inf"), gt=0, validation_alias=AliasChoices("lambda_", "lambda"), allow_inf_nan=True
-    )
-    """Step of implicit MLE; inf = gradient towards the true matching. Paper 80."""
-    reduction: Literal["node", "graph"] = "node"
-    """Divide the loss by graphs x nodes, or by graphs (paper): a scale only."""
-    solver_restarts: int = Field(4, ge=1)
-    """Starts of the matching solver; more find better matchings in more time."""
-    solver_iterations: int = Field(16, ge=1)
-    """Steps of the matching solver from each start."""
-
-    @model_validator(mode="after")
-    def _check_combinations(self) -> "LvmMedConfig":
-        if self.neighbors >= self.graph_size:
-            raise ValueError(
-                f"method.neighbors: got {self.neighbors}, need fewer than method.graph_size = "
-                f"{self.graph_size}; lower it or enlarge the graphs"
-            )
-        if math.isnan(self.lambda_):
-            raise ValueError("method.lambda_: got nan, need a number above 0 or inf")
-        return self
-
-
-PAPER_LITERAL: dict[str, float | bool | str] = {
-    "edge_weight": 1.0,
-    "residual": False,
-    "centering": False,
-    "noise": 1.0,
-    "margin": 0.0,
-    "lambda_": 80.0,
-    "reduction": "graph",
-}
-"""Fields in which the paper's printed method differs from the defaults."""
 
 
 class LvmMed(Method):
@@ -131,6 +58,7 @@ class LvmMed(Method):
     def __init__(self, config: LvmMedConfig, context: MethodContext) -> None:
         super().__init__()
         self.config = config
+        self._num_steps = context.facts.num_steps
         self.projector = Projector(
             context.backbone.width,
             config.projection_width,
@@ -171,21 +99,34 @@ class LvmMed(Method):
             image left over after the last whole graph adds no loss; `num_unmatched` counts it.
         """
         pooled = features[0].pooled
-        partition = self._partition(features)
-        num_unmatched = pooled.new_tensor(float(partition.num_left_over))
-        if partition.num_graphs == 0:
-            # 0, but on the autograd graph, so that a backward pass works
-            return LossOutput(total=pooled.sum() * 0.0, metrics={"num_unmatched": num_unmatched})
         with torch.autocast(pooled.device.type, enabled=False):
-            problem = self._problem(views, features, partition, step=step)
-            result = self._matching_loss(problem, generator=generator)
-        metrics = _perturbed_metrics(result, partition)
-        # the solver sees finite numbers only: a nan or inf must still reach the loss
-        spoilt = 0.0 * (problem.vertex_affinity.sum() + problem.edge_affinity.sum())
+            nodes = self._project(features)
+            partitions = self._partitions(nodes, generator=generator)
+            num_unmatched = pooled.new_tensor(float(partitions[0].num_left_over))
+            if partitions[0].num_graphs == 0:
+                # 0, but on the autograd graph, so that a backward pass works
+                return LossOutput(
+                    total=pooled.sum() * 0.0, metrics={"num_unmatched": num_unmatched}
+                )
+            results = []
+            spoilt = pooled.new_zeros(())
+            for partition in partitions:
+                problem = self._problem(views, features, nodes, partition, step=step)
+                results.append(self._matching_loss(problem, step=step, generator=generator))
+                # the solver sees finite numbers only: a nan or inf must still reach the loss
+                affinities = problem.vertex_affinity.sum() + problem.edge_affinity.sum()
+                spoilt = spoilt + 0.0 * affinities
+            total = torch.stack([result.loss for result in results]).mean()
+            terms = {"matching_loss": total.detach()}
+            metrics = _perturbed_metrics(results[0], partitions[0])
+            if self.config.batch_weight:
+                result = self._batch_loss(nodes, step=step, generator=generator)
+                part = self.config.batch_weight * result.loss
+                total = total + part
+                terms["batch_matching_loss"] = part.detach()
+                metrics["batch_accuracy_perturbed"] = _share_right(result)
         return LossOutput(
-            total=result.loss + spoilt,
-            terms={"matching_loss": result.loss.detach()},
-            metrics={**metrics, "num_unmatched": num_unmatched},
+            total=total + spoilt, terms=terms, metrics={**metrics, "num_unmatched": num_unmatched}
         )
 
     @torch.no_grad()
@@ -215,26 +156,34 @@ class LvmMed(Method):
             solver_gap: how far the noise-free matchings of a few graphs may lie below the best
                 ones (an upper limit; 0 proves them optimal); absent for large graphs.
             edge_weight: in force at this step.
+            batch_accuracy: share of the batch that the matching without edges gets right, without
+                noise and margin; only where `batch_weight` asks for that matching.
             Empty when the batch is too small for a graph.
         """
-        partition = self._partition(features)
-        if partition.num_graphs == 0:
-            return {}
         with torch.autocast(features[0].pooled.device.type, enabled=False):
-            problem = self._problem(views, features, partition, step=step)
-            matched = self._solve(problem)
-            result = self._matching_loss(problem, generator=generator)
+            nodes = self._project(features)
+            partition = self._first_partition(nodes)
+            if partition.num_graphs == 0:
+                return {}
+            problem = self._problem(views, features, nodes, partition, step=step)
+            matched = self._solve(problem, partition)
+            result = self._matching_loss(problem, step=step, generator=generator)
         metrics = _perturbed_metrics(result, partition)
         spread = affinity_std(problem)
+        noise = self._noise(step) * (spread if self.config.noise_unit == "relative" else 1.0)
         gap = sampled_solver_gap(problem, matched.permutation)
-        return {
+        found = {
             "matching_accuracy": matched.accuracy,
             "matching_accuracy_first_order": matched.accuracy_first_order,
             **{name: float(value) for name, value in metrics.items()},
-            "noise_to_affinity": self.config.noise * GUMBEL_STD / max(spread, 1e-12),
+            "noise_to_affinity": noise * GUMBEL_STD / max(spread, 1e-12),
             "edge_weight": self._edge_weight(step),
-            **({} if gap is None else {"solver_gap": gap}),
         }
+        if gap is not None:
+            found["solver_gap"] = gap
+        if self.config.batch_weight:
+            found["batch_accuracy"] = noise_free_assignment_accuracy(*nodes)
+        return found
 
     @torch.no_grad()
     def matching_of(
@@ -253,23 +202,52 @@ class LvmMed(Method):
         Raises:
             ValueError: fewer than two images.
         """
-        partition = self._partition(features)
-        if partition.num_graphs == 0:
-            raise ValueError(f"views: got {len(views[0])} image, a graph needs at least 2")
         with torch.autocast(features[0].pooled.device.type, enabled=False):
-            return self._solve(self._problem(views, features, partition, step=step))
+            nodes = self._project(features)
+            partition = self._first_partition(nodes)
+            if partition.num_graphs == 0:
+                raise ValueError(f"views: got {len(views[0])} image, a graph needs at least 2")
+            problem = self._problem(views, features, nodes, partition, step=step)
+            return self._solve(problem, partition)
 
-    def _partition(self, features: list[Features]) -> Partition:
-        pooled = features[0].pooled
-        return partition_batch(len(pooled), self.config.graph_size, device=pooled.device)
+    def _project(self, features: list[Features]) -> tuple[Tensor, Tensor]:
+        first, second = (self.projector(one.pooled.float()) for one in features[:2])
+        return first, second
+
+    def _first_partition(self, nodes: tuple[Tensor, Tensor]) -> Partition:
+        size, device = self.config.graph_size, nodes[0].device
+        order = None
+        if self.config.grouping == "similar":
+            first, second = (functional.normalize(one, dim=1) for one in nodes)
+            order = similar_order(first + second, size)
+        return partition_batch(len(nodes[0]), size, device=device, order=order)
+
+    def _partitions(
+        self, nodes: tuple[Tensor, Tensor], *, generator: torch.Generator
+    ) -> list[Partition]:
+        found = [self._first_partition(nodes)]
+        num_images, device = len(nodes[0]), nodes[0].device
+        for _ in range(1, self.config.partitions):
+            order = torch.randperm(num_images, generator=generator, device=generator.device)
+            found.append(
+                partition_batch(
+                    num_images, self.config.graph_size, device=device, order=order.to(device)
+                )
+            )
+        return found
 
     def _problem(
-        self, views: list[Views], features: list[Features], partition: Partition, *, step: int
+        self,
+        views: list[Views],
+        features: list[Features],
+        nodes: tuple[Float[Tensor, "B F"], Float[Tensor, "B F"]],
+        partition: Partition,
+        *,
+        step: int,
     ) -> Problem:
         """Turn two views of a batch into matching problems."""
         config = self.config
-        nodes_s = partition.split(self.projector(features[0].pooled.float()))
-        nodes_t = partition.split(self.projector(features[1].pooled.float()))
+        nodes_s, nodes_t = (partition.split(one) for one in nodes)
         num_neighbors = min(config.neighbors, partition.size - 1)
         neighbors_s = knn_graph(nodes_s.detach(), num_neighbors, mask=partition.mask)
         neighbors_t = knn_graph(nodes_t.detach(), num_neighbors, mask=partition.mask)
@@ -313,13 +291,35 @@ class LvmMed(Method):
             return 0.0
         return self.config.edge_weight * (min(1.0, step / ramp) if ramp else 1.0)
 
-    def _matching_loss(self, problem: Problem, *, generator: torch.Generator) -> MatchingLoss:
+    def _noise(self, step: int) -> float:
+        start, end = self.config.noise, self.config.noise_end
+        return start if end is None else start + (end - start) * min(1.0, step / self._num_steps)
+
+    def _batch_loss(
+        self, nodes: tuple[Tensor, Tensor], *, step: int, generator: torch.Generator
+    ) -> MatchingLoss:
+        config = self.config
+        return batch_assignment_loss(
+            *nodes,
+            noise=self._noise(step),
+            is_relative=config.noise_unit == "relative",
+            margin=config.margin,
+            num_samples=config.noise_samples,
+            generator=generator,
+        )
+
+    def _matching_loss(
+        self, problem: Problem, *, step: int, generator: torch.Generator
+    ) -> MatchingLoss:
         config = self.config
         num_samples = config.noise_samples
         vertex_noise, edge_noise = (
             torch.cat([_noise_like(part, generator=generator) for _ in range(num_samples)])
             for part in (problem.vertex_affinity, problem.edge_affinity)
         )
+        if config.noise_unit == "relative":
+            unit = affinity_std_of_graphs(problem).nan_to_num().repeat(num_samples).view(-1, 1, 1)
+            vertex_noise, edge_noise = unit * vertex_noise, unit * edge_noise
         problem = problem.repeated(num_samples)
         return matching_loss(
             torch.nan_to_num(problem.vertex_affinity),
@@ -327,7 +327,7 @@ class LvmMed(Method):
             problem.neighbors_s,
             problem.neighbors_t,
             mask=problem.mask,
-            noise=config.noise,
+            noise=self._noise(step),
             margin=config.margin,
             lambda_=config.lambda_,
             restarts=config.solver_restarts,
@@ -338,9 +338,10 @@ class LvmMed(Method):
             edge_noise=edge_noise,
         )
 
-    def _solve(self, problem: Problem) -> MatchedGraphs:
+    def _solve(self, problem: Problem, partition: Partition) -> MatchedGraphs:
         return solve_noise_free(
             problem,
+            order=partition.order,
             restarts=self.config.solver_restarts,
             iterations=self.config.solver_iterations,
         )
@@ -361,3 +362,7 @@ def _perturbed_metrics(result: MatchingLoss, partition: Partition) -> dict[str, 
         "hamming": result.hamming.float().mean(),
         "second_solve_skipped": result.second_solve_skipped.float().mean(),
     }
+
+
+def _share_right(result: MatchingLoss) -> Tensor:
+    return 1 - result.hamming.sum() / 2 / result.matching.permutation.numel()

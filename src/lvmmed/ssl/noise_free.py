@@ -36,6 +36,7 @@ class MatchedGraphs:
         neighbors_s: graph of the first view, -1 where there is no edge.
         neighbors_t: graph of the second view.
         mask: which nodes are real; a last graph may be short.
+        images: place in the batch of every node; -1 where a graph has none.
     """
 
     permutation: Int64[Tensor, "G N"]
@@ -43,6 +44,7 @@ class MatchedGraphs:
     neighbors_s: Int64[Tensor, "G N K"]
     neighbors_t: Int64[Tensor, "G N K"]
     mask: Bool[Tensor, "G N"]
+    images: Int64[Tensor, "G N"]
 
     @property
     def accuracy(self) -> float:
@@ -56,7 +58,13 @@ class MatchedGraphs:
 
 
 @torch.no_grad()
-def solve_noise_free(problem: Problem, *, restarts: int, iterations: int) -> MatchedGraphs:
+def solve_noise_free(
+    problem: Problem,
+    *,
+    restarts: int,
+    iterations: int,
+    order: Int64[Tensor, " images"] | None = None,
+) -> MatchedGraphs:
     """Solve a batch of problems with and without their edges, without favour to the truth.
 
     The true matching is the identity, which a solver may well prefer among equals: encoders that
@@ -67,12 +75,13 @@ def solve_noise_free(problem: Problem, *, restarts: int, iterations: int) -> Mat
         problem: affinities may hold nan, which counts as 0.
         restarts: of the solver.
         iterations: of the solver.
+        order: place in the batch of each image, graph by graph; None = as they stand there.
 
     Returns:
         Matchings on the CPU.
     """
-    order = _fixed_shuffle(problem)
-    shuffled = _shuffle_second_view(problem, order)
+    shuffle = _fixed_shuffle(problem)
+    shuffled = _shuffle_second_view(problem, shuffle)
     first_order = replace(
         shuffled,
         edge_affinity=shuffled.edge_affinity[:, :0, :0],
@@ -80,16 +89,22 @@ def solve_noise_free(problem: Problem, *, restarts: int, iterations: int) -> Mat
         neighbors_t=shuffled.neighbors_t[:, :, :0],
     )
     permutations = [
-        order.gather(1, _solve(one, restarts=restarts, iterations=iterations)).cpu()
+        shuffle.gather(1, _solve(one, restarts=restarts, iterations=iterations)).cpu()
         for one in (shuffled, first_order)
     ]
-    everything = torch.ones(order.shape, dtype=torch.bool)
+    mask = torch.ones(shuffle.shape, dtype=torch.bool)
+    if problem.mask is not None:
+        mask = problem.mask.cpu()
+    images = torch.full(mask.shape, -1)
+    num_nodes = int(mask.sum())
+    images[mask] = torch.arange(num_nodes) if order is None else order[:num_nodes].cpu()
     return MatchedGraphs(
         permutation=permutations[0],
         permutation_first_order=permutations[1],
         neighbors_s=problem.neighbors_s.cpu(),
         neighbors_t=problem.neighbors_t.cpu(),
-        mask=everything if problem.mask is None else problem.mask.cpu(),
+        mask=mask,
+        images=images,
     )
 
 
@@ -100,6 +115,18 @@ def affinity_std(problem: Problem) -> float:
         return float(affinity.std())
     pairs = problem.mask.unsqueeze(2) & problem.mask.unsqueeze(1)
     return float(affinity[pairs].std())
+
+
+def affinity_std_of_graphs(problem: Problem) -> Float[Tensor, "G"]:
+    """Standard deviation of the node affinities of each graph, over pairs of real nodes."""
+    affinity = problem.vertex_affinity.detach()
+    if problem.mask is None:
+        return affinity.flatten(1).std(1, correction=0)
+    pairs = (problem.mask.unsqueeze(2) & problem.mask.unsqueeze(1)).to(affinity.dtype)
+    count = pairs.sum((1, 2)).clamp_min(1)
+    mean = (affinity * pairs).sum((1, 2)) / count
+    deviation = (affinity - mean.view(-1, 1, 1)).square() * pairs
+    return (deviation.sum((1, 2)) / count).sqrt()
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ from lvmmed.ssl.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from lvmmed.ssl.byol import Byol, ByolConfig
 from lvmmed.ssl.deepcluster import Deepcluster, DeepclusterConfig, check_deepcluster
 from lvmmed.ssl.dino import Dino, DinoConfig
-from lvmmed.ssl.lvm_med import LvmMed, LvmMedConfig
+from lvmmed.ssl.lvm_med import LvmMed
+from lvmmed.ssl.lvm_med_config import LvmMedConfig
 from lvmmed.ssl.mae import Mae, MaeConfig, check_mae
 from lvmmed.ssl.method import Method, MethodContext, RunFacts
 from lvmmed.ssl.moco import Moco, MocoConfig, check_moco

@@ -1,0 +1,95 @@
+"""First-order matching of a whole batch: each image is told from all others, without edges.
+
+Letters used in shapes:
+    B: images of this process.
+    A: images of all processes.
+    F: length of a projection.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lvmmed.distributed import all_gather
+from lvmmed.matching.affinity import global_affinity
+from lvmmed.matching.graph import Problem
+from lvmmed.matching.imle import MatchingLoss, draw_gumbel, matching_loss
+from lvmmed.ssl.noise_free import solve_noise_free
+
+
+def batch_assignment_loss(
+    nodes_s: Float[Tensor, "B F"],
+    nodes_t: Float[Tensor, "B F"],
+    *,
+    noise: float,
+    is_relative: bool,
+    margin: float,
+    num_samples: int,
+    generator: torch.Generator,
+) -> MatchingLoss:
+    """Assign the images of one view to those of the other by cosines under noise and margin.
+
+    A graph of 16 tells an image from 15 others; an encoder that has learnt that much has nothing
+    left to learn from it. The assignment of the whole batch (of all processes) goes on being hard.
+    It is a matching without edges, hence linear and solved exactly, and has the same loss and
+    gradient as the matching of graphs, divided by the number of images.
+
+    Args:
+        nodes_s: projections of the first view.
+        nodes_t: projections of the second view, in the same order.
+        noise: scale of the Gumbel noise on the cosines.
+        is_relative: the scale counts in standard deviations of the cosines.
+        margin: taken off the cosines of the true pairs.
+        num_samples: draws of the noise, each solved.
+        generator: of the noise; in the same state on all processes.
+
+    Returns:
+        The loss over the joined batch, the same on every process.
+
+    Source:
+        Paper equations 4 to 6 without edges. Matching a whole batch is ours.
+    """
+    problem = _without_edges(
+        global_affinity(all_gather(nodes_s).unsqueeze(0), all_gather(nodes_t).unsqueeze(0))
+    ).repeated(num_samples)
+    affinity = problem.vertex_affinity
+    unit = affinity.detach().std().nan_to_num() if is_relative else 1.0
+    gumbel = draw_gumbel(affinity.shape, generator=generator, device=affinity.device)
+    return matching_loss(
+        torch.nan_to_num(affinity),
+        problem.edge_affinity,
+        problem.neighbors_s,
+        problem.neighbors_t,
+        noise=noise,
+        margin=margin,
+        lambda_=math.inf,
+        vertex_noise=unit * gumbel,
+    )
+
+
+def noise_free_assignment_accuracy(
+    nodes_s: Float[Tensor, "B F"], nodes_t: Float[Tensor, "B F"]
+) -> float:
+    """Share of the images of this process that the assignment without noise gets right.
+
+    Args:
+        nodes_s: projections of the first view.
+        nodes_t: projections of the second view, in the same order.
+
+    Returns:
+        1 / B is chance, also where all projections are the same.
+    """
+    problem = _without_edges(global_affinity(nodes_s.unsqueeze(0), nodes_t.unsqueeze(0)))
+    return solve_noise_free(problem, restarts=1, iterations=0).accuracy
+
+
+def _without_edges(affinity: Float[Tensor, "1 A A"]) -> Problem:
+    no_edges = torch.zeros(*affinity.shape[:2], 0, dtype=torch.int64, device=affinity.device)
+    return Problem(
+        vertex_affinity=affinity,
+        edge_affinity=affinity.new_zeros(len(affinity), 0, 0),
+        neighbors_s=no_edges,
+        neighbors_t=no_edges,
+    )

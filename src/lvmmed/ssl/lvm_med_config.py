@@ -1,0 +1,94 @@
+"""Fields of LVM-Med."""
+
+import math
+from typing import Literal
+
+from pydantic import AliasChoices, Field, model_validator
+
+from lvmmed.config import MethodConfig
+
+
+class LvmMedConfig(MethodConfig):
+    """Fields of LVM-Med; the defaults are the recipe `lvm-med`, with the paper's value beside."""
+
+    name: Literal["lvm-med"] = "lvm-med"
+    """Row of the table of methods."""
+    graph_size: int = Field(16, ge=2)
+    """Images of a graph (paper appendix A; best of its figure 5). Chance is 1 / graph_size."""
+    neighbors: int = Field(5, ge=1)
+    """Out-edges of a node, fewer than graph_size (paper appendix A)."""
+    alpha: float = Field(0.8, ge=0, le=1)
+    """Weight of the global affinity, the rest is the local one (paper equation 3, table 9)."""
+    local_best_frac: float = Field(0.4, gt=0, le=1)
+    """Share of the map's positions that enter the local affinity (20 of 49 in VICRegL)."""
+    local_keep_all_features: bool = False
+    """Keep all positions in the feature branch of the local affinity, as VICRegL does."""
+    second_order: bool = True
+    """Match edges as well as nodes; off is the paper's ablation "w/o second order"."""
+    edge_weight: float = Field(0.2, ge=0)
+    """Factor of the edge affinities, 1 / neighbors. Paper 1: 80 edges then outvote 16 nodes."""
+    grouping: Literal["order", "similar"] = "order"
+    """Who shares a graph: images as they stand in the batch (paper), or those that look alike."""
+    partitions: int = Field(1, ge=1)
+    """Ways in which a batch is cut into graphs in a step; those after the first are random."""
+    batch_weight: float = Field(0.0, ge=0)
+    """Weight of a first-order matching of the whole batch beside that of the graphs. Paper 0."""
+    edge_ramp_steps: int = Field(0, ge=0)
+    """Steps over which the edge weight grows from 0 linearly; 0 = constant, as in the paper."""
+    message_passing: bool = True
+    """Two graph convolutions before comparing; off is the paper's ablation."""
+    message_passing_layers: int = Field(2, ge=1)
+    """Graph convolutions (paper appendix A)."""
+    residual: bool = True
+    """Add the nodes to what message passing makes of them. Paper: off; then nodes smooth out."""
+    centering: bool = True
+    """Standardise projections over the batch. Paper: off; then cosines crowd near 1."""
+    projection_width: int = Field(128, ge=1)
+    """Length of a projection (paper appendix A)."""
+    projector_hidden_layers: int = Field(0, ge=0)
+    """Hidden layers of the projector; 0 is one linear map (paper appendix A, by its size)."""
+    projector_hidden_width: int = Field(2048, ge=1)
+    """Width of the hidden layers."""
+    noise: float = Field(0.05, ge=0)
+    """Scale of the Gumbel noise on affinities. Paper 1, which drowns cosines (in -1 to 1)."""
+    noise_end: float | None = Field(None, ge=0)
+    """Scale at the end of the run, reached linearly; none = `noise` throughout, as in the paper."""
+    noise_unit: Literal["absolute", "relative"] = "absolute"
+    """Unit of the noise: that of the affinities, or the deviation of a graph's node affinities."""
+    noise_samples: int = Field(1, ge=1)
+    """Draws of the noise a step, each solved; their mean gradient is smoother. Paper 1."""
+    margin: float = Field(1.0, ge=0)
+    """Taken off the true pairs' affinity before solving, in units of cosine. Paper 0."""
+    lambda_: float = Field(
+        float("inf"), gt=0, validation_alias=AliasChoices("lambda_", "lambda"), allow_inf_nan=True
+    )
+    """Step of implicit MLE; inf = gradient towards the true matching. Paper 80."""
+    reduction: Literal["node", "graph"] = "node"
+    """Divide the loss by graphs x nodes, or by graphs (paper): a scale only."""
+    solver_restarts: int = Field(4, ge=1)
+    """Starts of the matching solver; more find better matchings in more time."""
+    solver_iterations: int = Field(16, ge=1)
+    """Steps of the matching solver from each start."""
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> "LvmMedConfig":
+        if self.neighbors >= self.graph_size:
+            raise ValueError(
+                f"method.neighbors: got {self.neighbors}, need fewer than method.graph_size = "
+                f"{self.graph_size}; lower it or enlarge the graphs"
+            )
+        if math.isnan(self.lambda_):
+            raise ValueError("method.lambda_: got nan, need a number above 0 or inf")
+        return self
+
+
+PAPER_LITERAL: dict[str, float | bool | str] = {
+    "edge_weight": 1.0,
+    "residual": False,
+    "centering": False,
+    "noise": 1.0,
+    "margin": 0.0,
+    "lambda_": 80.0,
+    "reduction": "graph",
+}
+"""Fields in which the paper's printed method differs from the defaults."""
