@@ -66,6 +66,8 @@ TRIALS: dict[str, tuple[str, tuple[str, ...]]] = {
     "noise relative": ("lvm-med", ("method.noise_unit=relative", "method.noise=0.5")),
     "noise annealed": ("lvm-med", ("method.noise=0.4", "method.noise_end=0.05")),
     "batch": ("lvm-med", ("method.batch_weight=1",)),
+    "batch, similar": ("lvm-med", ("method.batch_weight=1", "method.grouping=similar")),
+    "batch, partitions 4": ("lvm-med", ("method.batch_weight=1", "method.partitions=4")),
     "batch, projector 2, soft": ("lvm-med", (*DEEP, *SOFT, "method.batch_weight=1")),
     "batch, projector 2, soft, first order": (
         "lvm-med",

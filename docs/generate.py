@@ -38,6 +38,9 @@ def methods_page() -> str:
     lines += [f"| `{name}` | {row.summary} |" for name, row in METHODS.items()]
     for name, row in METHODS.items():
         lines += ["", f"## {name}", "", *fields_table(row.config, "method.")]
+        lines += ["", f"Where features collapse: {row.advice.collapse}."]
+        if row.advice.chance:
+            lines += ["", f"Where it does not learn: {row.advice.chance}."]
     return "\n".join(lines) + "\n"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lvmmed.recipes.monitoring import DROWNING_NOISE, SATURATED_ACCURACY, SPOILING_EDGES
+from lvmmed.recipes.alarms import DROWNING_NOISE, SATURATED_ACCURACY, SPOILING_EDGES
 from lvmmed.ssl.lvm_med_config import PAPER_LITERAL, LvmMedConfig
 
 DOCS = Path(__file__).parents[1] / "docs"

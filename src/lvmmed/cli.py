@@ -236,7 +236,7 @@ def finetune(
 def benchmark(
     suite: Annotated[str, typer.Argument(help="Name of a suite, or a YAML file.")],
     out: OutFolder,
-    data: Annotated[Path | None, typer.Option(help="Folder that the suite's paths lie in.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the suite's relative paths.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field of the suite: field=value.")
     ] = None,
@@ -260,6 +260,7 @@ def benchmark(
         )
     for line in result.lines():
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+    raise typer.Exit(result.exit_code)
 
 
 @app.command()

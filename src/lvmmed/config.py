@@ -95,6 +95,8 @@ class ModelConfig(Settings):
     """Name in timm with a 2-D feature map (resnet50, vit_small_patch16_224, ...)."""
     weights: str = "random"
     """Where training starts: random, timm:NAME, a run folder or a weight file."""
+    frozen_batch_norm: bool = False
+    """Keep the batch-norm statistics that the starting weights came with; for short runs."""
 
 
 class TrainConfig(Settings):

@@ -99,6 +99,21 @@ def test_a_method_with_a_gap_is_left_out_and_named(per_seed):
     assert outside.left_out == ()
 
 
+def test_blocks_are_seeds_and_a_method_without_one_takes_its_mean():
+    """A has seeds 0 and 1, B seeds 1 and 2: seed 0 of A is not set against seed 1 of B."""
+    column = Column(task="t1", split="test", metric="accuracy")
+    a = replace(_cell("a", column, (0.9, 0.5)), seeds=(0, 1))
+    b = replace(_cell("b", column, (0.6, 0.8)), seeds=(1, 2))
+    table = replace(_table([a, b]), columns=(column,))
+    (found,) = rank_table(table)
+    # seed 0: .9 and .7 (mean); seed 1: .5 and .6; seed 2: .7 (mean) and .8
+    assert found.by_seed.num_blocks == 3
+    assert dict(zip(found.by_seed.names, found.by_seed.mean_ranks, strict=True)) == {
+        "a": pytest.approx(5 / 3),
+        "b": pytest.approx(4 / 3),
+    }
+
+
 def test_initialisations_are_ranked_apart():
     other = [
         replace(cell, encoder=replace(cell.encoder, initialisation="imagenet"))

@@ -1,6 +1,7 @@
 """A benchmark of two small methods on generated images: resumable, cached, honest about gaps."""
 
 import csv
+import functools
 import json
 import shutil
 import subprocess
@@ -9,11 +10,13 @@ import time
 
 import pytest
 import yaml
+from reference.benchmark_runs import run_badly
 
 from lvmmed.cli import run_command
 from lvmmed.data.phantoms import write_phantoms
-from lvmmed.recipes import benchmark_cells
+from lvmmed.recipes import benchmark_work
 from lvmmed.recipes.benchmark import benchmark
+from lvmmed.recipes.benchmark_schedule import Schedule
 from lvmmed.recipes.benchmark_suite import Suite
 from lvmmed.types import InputError
 
@@ -82,6 +85,7 @@ def _rows(out):
 def test_every_cell_is_run_and_every_form_of_the_table_written(finished):
     # 2 methods: pre-training and judging; untrained weights: judging
     assert (finished.num_done, finished.num_cells, finished.reasons) == (5, 5, {})
+    assert finished.exit_code == 0
     out = finished.folder
     for name in ("table.csv", "table.md", "table.tex", "report.html", "result.json", "suite.yaml"):
         assert (out / name).stat().st_size > 0
@@ -159,17 +163,17 @@ def test_a_kill_at_any_point_is_gone_on_from(finished, data, tmp_path, monkeypat
         if done == 2:
             raise KeyboardInterrupt
 
-    honest = benchmark_cells.pretrain
+    honest = benchmark_work.pretrain
 
     def cut_off(config, path, *, resume, **_):
         return honest(config, path, resume=resume, progress=killed_after_two)
 
-    monkeypatch.setattr(benchmark_cells, "pretrain", cut_off)
+    monkeypatch.setattr(benchmark_work, "pretrain", cut_off)
     with pytest.raises(KeyboardInterrupt):
         benchmark(suite_of(), out, data=data)
-    monkeypatch.setattr(benchmark_cells, "pretrain", honest)
+    monkeypatch.setattr(benchmark_work, "pretrain", honest)
     (out / "cells" / "lvm-med-scratch-s0-0").mkdir()  # another one's, not to be touched
-    monkeypatch.setattr(benchmark_cells, "probe", killed)
+    monkeypatch.setattr(benchmark_work, "probe", killed)
     with pytest.raises(KeyboardInterrupt):
         benchmark(suite_of(), out, data=data)
     monkeypatch.undo()
@@ -187,6 +191,22 @@ def test_time_that_is_up_leaves_the_rest_for_the_next_call(data, tmp_path):
     assert "-" in (tmp_path / "out" / "table.md").read_text()
 
 
+@pytest.mark.parametrize("kind", ["beside the file", "whole", "of a home"])
+def test_a_suite_needs_no_folder_of_data_where_its_paths_are_found_without(
+    data, tmp_path, monkeypatch, kind
+):
+    front = {"beside the file": "", "whole": f"{data}/", "of a home": "~/"}[kind]
+    folder = data if kind == "beside the file" else tmp_path
+    monkeypatch.setenv("HOME", str(data))
+    tasks = [{"name": "phantoms", "data": f"{front}labelled", "metrics": ["knn.accuracy"]}]
+    suite = suite_of(pretrain_on=[f"{front}unlabelled/index.csv"], tasks=tasks)
+    file = folder / "mine.yaml"
+    file.write_text(yaml.safe_dump(suite.model_dump(mode="json")))
+    result = benchmark(str(file), tmp_path / "out", stop_after_min=0)
+    assert result.num_cells == 5
+    assert len(list(tmp_path.glob("out/store-*/store.json"))) == 1
+
+
 @pytest.mark.slow
 def test_a_method_that_fails_is_named_and_the_others_go_on(data, tmp_path):
     suite = suite_of(
@@ -197,13 +217,104 @@ def test_a_method_that_fails_is_named_and_the_others_go_on(data, tmp_path):
     )
     result = benchmark(suite, tmp_path / "out", data=data)
     ((label, reason),) = result.reasons.items()
-    assert label.startswith("lvm-med (scratch), seed 0")
+    assert label == "lvm-med (scratch), seed 0, pre-training"
     assert "train.batch_size: got 4096" in reason
     assert json.loads((tmp_path / "out" / "failures.json").read_text()) == result.reasons
     assert {row["method"] for row in _rows(tmp_path / "out") if row["mean"]} == {
         "untrained",
         "simclr",
     }
+    assert result.exit_code == 2  # what the user can mend
+    assert result.lines()[-1].startswith("3 of 5 cells are done, 1 failed (above, and in ")
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_and_one_that_raises_leave_the_others_their_work(
+    data, tmp_path, monkeypatch, capsys
+):
+    """lvm-med's training is killed, simclr's judging raises; vicreg and untrained weights go on."""
+    suite, out = tmp_path / "suite.yaml", tmp_path / "out"
+    methods = [
+        {"name": name, "recipe": name, "overrides": fields}
+        for name, fields in (
+            ("lvm-med", []),
+            ("simclr", ["method.projector_hidden_width=64"]),
+            ("vicreg", ["method.projector_hidden_width=64", "method.projection_width=64"]),
+        )
+    ]
+    suite.write_text(yaml.safe_dump(suite_of(methods=methods).model_dump(mode="json")))
+    words = ["benchmark", str(suite), "--out", str(out), "--data", str(data), "--jobs", "2"]
+    badly = functools.partial(Schedule, run_one=run_badly)
+    monkeypatch.setattr("lvmmed.recipes.benchmark.Schedule", badly)
+    assert run_command(words) == 1
+    failures = json.loads((out / "failures.json").read_text())
+    labels = ["lvm-med (scratch), seed 0, pre-training", "simclr (scratch), seed 0, on phantoms"]
+    assert list(failures) == labels
+    assert "SIGKILL (signal 9)" in failures[labels[0]]
+    assert failures[labels[1]].startswith(f"RuntimeError: planned; traceback in {out}/cells/simclr")
+    (notes,) = out.glob("cells/*.traceback.txt")
+    assert 'raise RuntimeError("planned")' in notes.read_text()
+    status = {row["method"]: row["status"] for row in _rows(out)}
+    assert status.pop("lvm-med").startswith("its process was ended by SIGKILL")
+    assert status.pop("simclr").startswith("RuntimeError: planned")
+    assert status == {"untrained": "scored", "vicreg": "scored"}
+    last = " ".join(capsys.readouterr().out.splitlines()[-1].split())
+    assert last.startswith("4 of 7 cells are done, 2 failed (above, and in ")
+    before = _states(out)
+    monkeypatch.undo()
+    assert run_command(words) == 0
+    after = _states(out)
+    assert {path: time for path, time in after.items() if path in before} == before
+    assert len(after) - len(before) == 3  # lvm-med: training and judging; simclr: judging
+    assert json.loads((out / "failures.json").read_text()) == {}
+    assert not list(out.glob("cells/*.traceback.txt"))
+
+
+@pytest.mark.slow
+def test_learning_rates_are_tried_chosen_and_shown(data, tmp_path):
+    suite = suite_of(
+        methods=[{"name": "simclr", "recipe": "simclr"}],
+        learning_rates=[1e-5, 3e-3],
+        untrained=False,
+        reference=None,
+    )
+    out = tmp_path / "out"
+    result = benchmark(suite, out, data=data)
+    scores = {}
+    for path in (out / "cells").glob("*--*/result.json"):
+        encoder = path.parent.name.partition("--")[0]
+        config = yaml.safe_load((out / "cells" / encoder / "config.yaml").read_text())
+        found = json.loads(path.read_text())["metrics"]["val"]["linear.accuracy"]["mean"]
+        scores[config["train"]["learning_rate"]] = found
+    assert set(scores) == {1e-5, 1e-3, 3e-3}  # the recipe's own among them
+    best = min(scores, key=lambda rate: (-scores[rate], rate))
+    told = json.loads((out / "result.json").read_text())["learning_rates"]
+    assert told == {"simclr (scratch)": best}
+    assert {float(row["learning_rate"]) for row in _rows(out)} == {best}
+    with (out / "learning_rates.csv").open(newline="") as file:
+        rows = {float(r["learning_rate"]): r for r in csv.DictReader(file)}
+    assert {rate: float(row["val_score"]) for rate, row in rows.items()} == scores
+    assert [rate for rate, row in rows.items() if row["is_chosen"] == "True"] == [best]
+    sentence = f"Learning rate, chosen on val at seed 0: {best:g} for simclr (scratch)."
+    assert sentence in (out / "table.md").read_text()
+    assert 'id="learning-rates"' in (out / "report.html").read_text()
+    assert (result.num_done, result.num_cells) == (6, 6)  # three rates: training and judging
+    before = _states(out)
+    benchmark(suite, out, data=data)
+    assert _states(out) == before
+
+
+@pytest.mark.slow
+def test_other_images_under_the_same_names_make_another_store(finished, data, tmp_path):
+    """Two folders of data and one --out: the images of the first are not those of the second."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    shutil.copytree(finished.folder, out)
+    write_phantoms(other, num_per_class=30, num_unlabelled=47, size_px=32)
+    only = {"methods": [{"name": "simclr", "recipe": "simclr"}], "reference": None}
+    benchmark(suite_of(**only), out, data=other, stop_after_min=0)
+    assert len(list(out.glob("store-*/store.json"))) == 2
+    benchmark(suite_of(**only), out, data=data, stop_after_min=0)
+    assert len(list(out.glob("store-*/store.json"))) == 2
 
 
 @pytest.mark.slow
@@ -260,42 +371,24 @@ def _wait(condition, *, most_s=120):
         time.sleep(0.2)
 
 
-@pytest.mark.slow
-def test_the_learning_rate_is_chosen_on_val_alone(data, tmp_path):
-    suite = suite_of(
-        methods=[{"name": "simclr", "recipe": "simclr"}],
-        learning_rates=[1e-5, 3e-3],
-        untrained=False,
-        reference=None,
-    )
-    result = benchmark(suite, tmp_path / "out", data=data)
-    found = json.loads((tmp_path / "out" / "result.json").read_text())
-    chosen = found["learning_rates"]["simclr (scratch)"]
-    scores = {}
-    for path in (tmp_path / "out" / "cells").glob("*--*/result.json"):
-        encoder = path.parent.name.partition("--")[0]
-        config = (tmp_path / "out" / "cells" / encoder / "config.yaml").read_text()
-        rate = 1e-5 if "1.0e-05" in config else 3e-3
-        scores[rate] = json.loads(path.read_text())["metrics"]["val"]["linear.accuracy"]["mean"]
-    assert len(scores) == 2
-    assert chosen == min(scores, key=lambda rate: (-scores[rate], rate))
-    assert result.num_cells == 2  # the table is made of the chosen rate alone
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"pretrain_on": ["nowhere.csv"]}, r"no nowhere\.csv in it, which suite 'tiny' needs"),
+        ({"pretrain_on": ["nowhere.csv"]}, r"pretrain_on: no nowhere\.csv in .*data; put it"),
         (
             {
                 "initialisations": [
                     {"name": "a", "backbone": "test_efficientnet", "weights": "lost.safetensors"}
                 ]
             },
-            r"initialisations\.a\.weights: no lost\.safetensors below",
+            r"initialisations\.a\.weights: no lost\.safetensors in .*data nor in the working",
         ),
         ({"overrides": ["views.sise=32"]}, r"views\.sise.*did you mean"),
         ({"methods": [{"name": "lvm-med", "recipe": "lvmed"}]}, r"recipe: got 'lvmed'; did you"),
+        (
+            {"tasks": [{"name": "b", "data": "labelled", "metrics": ["linear.acuracy"]}]},
+            r"tasks\.b\.metrics: got 'linear\.acuracy'; did you mean 'linear\.accuracy'",
+        ),
         (
             {"methods": [{"name": "a", "recipe": "swav"}], "reference": None},
             r"a \(scratch\): method\.num_prototypes: got 300, need at most the 16 images",

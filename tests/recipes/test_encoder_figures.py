@@ -108,3 +108,11 @@ def test_lidar_of_special_cases():
     assert math.isnan(measure_lidar(torch.ones(1, 3, 4)))
     assert math.isnan(measure_lidar(torch.ones(5, 1, 4)))
     assert math.isnan(measure_lidar(torch.full((5, 3, 4), math.nan)))
+
+
+def test_the_rank_of_exploded_features_is_not_known():
+    """Learning rate 100: within-image covariances of 1e20, in which 1e-4 is lost."""
+    generator = torch.Generator().manual_seed(0)
+    views = 1e12 * torch.randn(6, 4, 400, generator=generator)  # fewer samples than features
+    assert math.isnan(measure_lidar(views))
+    assert measure_lidar(1e-12 * views) > 1

@@ -1,4 +1,4 @@
-"""Figures against numpy and hand arithmetic; alarms by planted collapse."""
+"""Who is watched, and figures of fixed images."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,6 @@ from lvmmed.config import ViewsConfig
 from lvmmed.models.backbones import build_backbone
 from lvmmed.recipes.monitoring import (
     Monitor,
-    alarms,
     choose_held_out,
     monitor_interval,
     square_images,
@@ -80,82 +79,3 @@ def test_measurements_fall_on_logged_steps_about_twenty_times():
     assert monitor_interval(20, log_every=10) == 10
     assert monitor_interval(200, log_every=1) == 10
     assert monitor_interval(40_000, log_every=10) == 2000
-
-
-def judged(row, *, graph_size=16, is_last=False, late=()):
-    start, row = {"step": 0, "effective_rank": 100.0}, {"step": 5, **row}
-    return alarms(row, start, width=400, graph_size=graph_size, is_last=is_last, late=late)
-
-
-def matching(accuracy, **figures):
-    return {"matching_accuracy": accuracy, **figures}
-
-
-def test_a_healthy_row_raises_no_alarm():
-    row = {"effective_rank": 90.0, "feature_std": 0.04, "matching_accuracy": 0.5}
-    assert judged({**row, "data_wait_frac": 0.1, "noise_to_affinity": 0.9}, is_last=True) == {}
-
-
-def test_matching_is_saturated_only_under_noise_and_margin():
-    assert judged(matching(1.0, matching_accuracy_perturbed=0.7)) == {}
-
-
-@pytest.mark.parametrize(
-    ("row", "kind", "says"),
-    [
-        ({"effective_rank": 9.9}, "rank", "was 100.0"),
-        ({"feature_std": 0.0049}, "spread", "least 0.005"),  # 0.1 / sqrt(400)
-        ({"data_wait_frac": 0.31}, "starving", "31%"),
-        ({"matching_accuracy": 0.99}, "saturated", "method.graph_size"),
-        (matching(1.0, matching_accuracy_perturbed=0.985), "saturated", "98%"),
-        (matching(0.3, noise_to_affinity=1.26), "noise", "1.3 times"),
-        (matching(0.3, noise_to_affinity=25.0), "noise", "lower method.noise"),
-    ],
-)
-def test_every_alarm_says_what_and_what_to_do(row, kind, says):
-    found = judged(row)
-    assert list(found) == [kind]
-    assert found[kind].startswith("step 5: ")
-    assert says in found[kind]
-    assert ";" in found[kind]
-
-
-def test_matching_at_chance_is_an_alarm_at_the_end_only():
-    row = {"matching_accuracy": 0.12}  # below 2 / 16
-    assert judged(row) == {}
-    assert list(judged(row, is_last=True)) == ["matching"]
-    assert judged(row, is_last=True, graph_size=None) == {}
-
-
-def late_rows(*pairs):
-    """Rows of the second half: (right with edges, right without)."""
-    return [matching(full, matching_accuracy_first_order=first) for full, first in pairs]
-
-
-def test_edges_that_spoil_for_long_are_told_with_advice():
-    row = matching(0.5)
-    found = judged(row, late=late_rows(*[(0.5, 0.6)] * 5))
-    assert list(found) == ["edges"]
-    assert "0.50 of the nodes right with them, 0.60 without, over 5 rows" in found["edges"]
-    for advice in ("method.edge_ramp_steps", "method.edge_weight"):
-        assert advice in found["edges"]
-
-
-@pytest.mark.parametrize(
-    "late",
-    [
-        late_rows(*[(0.5, 0.6)] * 4),  # too short
-        late_rows(*[(0.5, 0.54)] * 9),  # by too little
-        late_rows(*[(0.6, 0.5)] * 9),  # edges help
-        late_rows(*[(0.2, 0.9)] * 9, *[(0.9, 0.9)] * 10),  # long past
-        [matching(0.5)] * 9,  # no figure without edges
-        [],
-    ],
-)
-def test_edges_that_do_not_spoil_for_long_are_not(late):
-    assert judged(matching(0.5), late=late) == {}
-
-
-def test_alarms_of_matching_are_for_methods_with_graphs():
-    row = matching(1.0, noise_to_affinity=9.0)
-    assert judged(row, graph_size=None, late=late_rows(*[(0.5, 0.9)] * 9)) == {}

@@ -156,6 +156,21 @@ def test_training_goes_on_from_a_finished_run_and_says_so(finished, store, tmp_p
     assert card["derived_from"].startswith("lvm-med at step 10")
 
 
+@pytest.mark.parametrize("recipe", ["lvm-med", "byol"])
+def test_frozen_batch_norm_keeps_its_statistics_and_nothing_else(finished, store, tmp_path, recipe):
+    """Also the teacher's, which is a copy of the encoder."""
+    words = [f"model.weights={finished.folder}", "train.steps=2", *STATEFUL.get(recipe, [])]
+    config = tiny(store, *words, "model.frozen_batch_norm=true", recipe=recipe)
+    pretrain(config, tmp_path / "second")
+    before = load_file(finished.folder / "encoder.safetensors")
+    after = load_file(tmp_path / "second" / "encoder.safetensors")
+    statistics = [key for key in before if "running_" in key]
+    assert len(statistics) > 4
+    assert all(torch.equal(before[key], after[key]) for key in statistics)
+    affine = [key.replace("running_mean", "weight") for key in statistics if "mean" in key]
+    assert not all(torch.equal(before[key], after[key]) for key in affine)
+
+
 def test_samples_are_as_the_report_reads_them(finished):
     with np.load(finished.folder / "samples.npz", allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in arrays.files}
@@ -277,6 +292,7 @@ def test_resuming_on_other_images_is_refused(store, tmp_path):
         (["train.batch_size=64"], r"train.batch_size: got 64, but .* 24 images"),
         (["model.backbone=resnet10"], "did you mean 'resnet"),
         (["model.weights=absent.pth"], "absent.pth"),
+        (["model.frozen_batch_norm=true"], "model.frozen_batch_norm: got true, but random weights"),
         (["train.device=tpu"], "train.device: got 'tpu', allowed are"),
     ],
 )

@@ -8,6 +8,8 @@ from lvmmed.evaluation.benchmark_table import (
     Encoder,
     MissingCell,
     PairedComparison,
+    RateChoice,
+    RateTrial,
 )
 
 NASTY = 'a|b_c & 50% <i>$x$</i> {#} ~^\\ "q", *d*\nend'
@@ -100,6 +102,8 @@ def make_small_table():
             device="cpu",
             images_seen=64_000,
             commands=("lvmmed pretrain --recipe lvm-med", "lvmmed pretrain --set train.seed=1"),
+            learning_rate=3e-4,
+            warnings=(f"seed 1: step 9: {NASTY}",),
         )
     ]
     return make_table(
@@ -109,4 +113,16 @@ def make_small_table():
         reference="lvm-med",
         comparisons=tuple(comparisons),
         costs=tuple(costs),
+        rate_choices=(
+            RateChoice(
+                encoder=A,
+                seed=0,
+                own=1e-3,
+                trials=(
+                    RateTrial(learning_rate=3e-4, val_score=0.9),
+                    RateTrial(learning_rate=1e-3, val_score=None, note=NASTY),
+                ),
+                chosen=3e-4,
+            ),
+        ),
     )

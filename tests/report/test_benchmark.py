@@ -129,6 +129,25 @@ def test_sentences_sum_up_what_was_found(measured):
     assert re.search(r"lvm-med against the other methods, in distribution: .* of 19", sentences[-2])
 
 
+def test_a_start_whose_methods_cannot_be_ranked_is_named():
+    table = make_small_table()
+    sentences = benchmark_sentences(table, rank_table(table))
+    left = [text for text in sentences if text.startswith("No ranking")]
+    assert left == [  # one method has both scores; imagenet has one method only
+        "No ranking, in distribution, from scratch: fewer than two methods have a score in every "
+        "task."
+    ]
+
+
+def test_learning_rates_and_warnings_of_training_have_their_sections(tmp_path):
+    table = make_small_table()
+    text = _text(build_benchmark_report(table, tmp_path / "a.html").read_text(encoding="utf-8"))
+    assert "scratch lvm-med 0.0003 0.0003: 90.0; 0.001 (the recipe's): " in text
+    assert "the smallest tried, a smaller one may be better" in text
+    assert "Warnings of training What the alarms" in text
+    assert "scratch lvm-med seed 1: step 9: a|b_c" in text
+
+
 def test_names_are_escaped(tmp_path):
     page = build_benchmark_report(make_small_table(), tmp_path / "a.html", title=NASTY).read_text()
     _check(page)

@@ -20,6 +20,7 @@ from lvmmed.report.benchmark_sections import (
     comparison_rows,
     comparison_sheets,
     cost_rows,
+    missing_rows,
     score_sheets,
     shown_ranks,
     source_rows,
@@ -108,13 +109,31 @@ def test_costs_of_trained_and_untrained_encoders(table):
         "scratch",
         "lvm-med",
         "2",
+        "0.0003",
         "1 h 30 min",
         "1 h 00 min to 2 h 00 min",
         "64,000",
         "cpu",
         judged,
     )
-    assert rows[1][2:7] == ("none", *["\N{EN DASH}"] * 4)
+    assert rows[1][2:8] == ("none", *["\N{EN DASH}"] * 5)
+
+
+def test_missing_cells_and_missing_seeds_are_listed_with_what_is_known():
+    cells = [
+        make_score(A, ACCURACY, 0.8, per_seed=(0.7, 0.9), seeds=(0, 2), missing_seeds=(1, 3)),
+        make_score(A, KAPPA, 0.7, seeds=(0,)),
+        make_score(B, ACCURACY, 0.7, seeds=(0,)),
+    ]
+    assert missing_rows(make_table((A, B), (ACCURACY, KAPPA), cells)) == (
+        ("dino (scratch)", "retina", "Quadratic kappa", "out of memory"),
+        (
+            "lvm-med (scratch)",
+            "breast",
+            "Accuracy, linear probe",
+            "seed 1, 3; the figure is of 2 seeds",
+        ),
+    )
 
 
 def test_sources_name_cases_groups_and_fingerprint(table):

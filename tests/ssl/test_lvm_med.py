@@ -19,7 +19,7 @@ from lvmmed.types import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH = 6
-QUIET = {"noise": 0.0, "centering": False, "projection_width": 8}
+QUIET = {"noise": 0.0, "centering": False, "projection_width": 8, "batch_weight": 0.0}
 TINY = {**QUIET, "graph_size": 4, "neighbors": 2}
 
 
@@ -328,7 +328,7 @@ def test_relative_noise_of_a_graph_does_not_depend_on_the_scale_of_others(views)
 def test_the_whole_batch_is_assigned_as_by_trying_all_permutations(views):
     """Six images: the extra loss and its gradient are those of the best of 720 permutations."""
     fields = {**QUIET, "graph_size": 3, "neighbors": 2, "margin": 0.5}
-    method = _method(**fields, batch_weight=0.7)
+    method = _method(**{**fields, "batch_weight": 0.7})
     features = _features(6, seed=3)
     some = [view[slice(0, 6)] for view in views]
     nodes_s, nodes_t = (method.projector(one.pooled) for one in features)
@@ -399,6 +399,7 @@ def test_similar_images_share_a_graph(views):
         {"grouping": "similar"},
         {"partitions": 2},
         {"batch_weight": 0.5},
+        {"batch_matching_size": 8},
         {"margin": 0.2},
         {"lambda_": 0.5},
         {"reduction": "graph"},
@@ -432,7 +433,7 @@ def test_the_solvers_effort_reaches_the_solver(views, monkeypatch, field):
             return real(*arguments, **options)
 
         monkeypatch.setattr(module, name, spy)
-    method = _method(**{f"solver_{field}": 3})
+    method = _method(**{f"solver_{field}": 3, "batch_weight": 0.0})
     generator = torch.Generator().manual_seed(0)
     method.diagnostics(views, _features(20), step=0, generator=generator)
     assert seen == [3, 3, 3]

@@ -34,8 +34,8 @@ class RankedMethods:
 def rank_table(table: BenchmarkTable) -> tuple[RankedMethods, ...]:
     """Rank the methods within each initialisation, in and out of distribution apart.
 
-    Primary columns count. A method whose repeats are not as many as the most in a column (weights
-    that were not trained here have one) takes its mean in every block of that column.
+    Primary columns count. A column has a block for every seed that any method has there; a method
+    without that seed (weights that were not trained here have one) takes its mean in it.
 
     Args:
         table: results.
@@ -85,9 +85,17 @@ def _ranks(scores: Float[np.ndarray, "N k"], column: Column) -> Float[np.ndarray
 
 
 def _repeats(cells: Sequence[CellScore]) -> Float[np.ndarray, "N k"]:
-    """Scores by repeat and method; the mean stands in where a method has fewer repeats."""
-    most = max(len(cell.per_seed) for cell in cells)
+    """Scores by seed and method; the mean stands in where a method lacks a seed."""
+    scores = [dict(zip(_seeds(cell), cell.per_seed, strict=True)) for cell in cells]
+    seeds = sorted({seed for of_method in scores for seed in of_method})
     return np.array(
-        [cell.per_seed if len(cell.per_seed) == most else (cell.mean,) * most for cell in cells],
+        [
+            [of_method.get(seed, cell.mean) for cell, of_method in zip(cells, scores, strict=True)]
+            for seed in seeds
+        ],
         dtype=np.float64,
-    ).T
+    )
+
+
+def _seeds(cell: CellScore) -> Sequence[int]:
+    return cell.seeds or range(len(cell.per_seed))

@@ -14,6 +14,7 @@ from lvmmed.evaluation.benchmark_table import (
     Encoder,
     MissingCell,
     PairedComparison,
+    RateChoice,
 )
 from lvmmed.evaluation.comparison import BOOTSTRAP_SEED
 from lvmmed.evaluation.multiplicity import holm
@@ -44,6 +45,8 @@ class MeasuredCell:
         data_fingerprint: hash of the labelled set; the same in all cells of a column.
         commands: exact command of each run.
         wall_s: seconds the runs took together.
+        seeds: pre-training seed of each repeat; empty where repeats are no seeds.
+        missing_seeds: planned repeats that are not there.
     """
 
     encoder: Encoder
@@ -53,6 +56,8 @@ class MeasuredCell:
     data_fingerprint: str
     commands: tuple[str, ...]
     wall_s: float
+    seeds: tuple[int, ...] = ()
+    missing_seeds: tuple[int, ...] = ()
 
     @property
     def title(self) -> str:
@@ -97,6 +102,7 @@ def build_benchmark_table(
     *,
     missing: Sequence[MissingCell] = (),
     costs: Sequence[Cost] = (),
+    rate_choices: Sequence[RateChoice] = (),
     num_resamples: int = DEFAULT_NUM_RESAMPLES,
     num_flips: int = DEFAULT_NUM_FLIPS,
 ) -> BenchmarkTable:
@@ -111,6 +117,7 @@ def build_benchmark_table(
         missing: planned cells without a result, with the reason; those not named here are put down
             as "not run".
         costs: what pre-training took.
+        rate_choices: learning rates tried.
         num_resamples: bootstrap resamples of each interval.
         num_flips: sign flips of each test.
 
@@ -143,6 +150,7 @@ def build_benchmark_table(
             for row, p in zip(comparisons, adjusted, strict=True)
         ),
         costs=tuple(costs),
+        rate_choices=tuple(rate_choices),
         num_resamples=num_resamples,
         num_flips=num_flips,
     )
@@ -299,6 +307,8 @@ def _cell_score(cell: MeasuredCell, cases: ScoredCases, interval: Interval) -> C
         data_fingerprint=cell.data_fingerprint,
         commands=cell.commands,
         wall_s=cell.wall_s,
+        seeds=cell.seeds,
+        missing_seeds=cell.missing_seeds,
     )
 
 

@@ -81,8 +81,11 @@ class CellScore:
         is_best: whether no other encoder of the same initialisation has a better mean; False where
             there is no other.
         p_against_best: p-value of the paired test against the best of the same initialisation,
-            adjusted by Holm over the column; None for the best and where there is no test. The
-            best was chosen by the same figures, so a small value is a little too small.
+            adjusted by Holm over those of the same initialisation in the column; None for the best
+            and where there is no test. The best was chosen by the same figures, so a small value
+            is a little too small.
+        seeds: of pre-training, one a repeat; empty where repeats are no seeds.
+        missing_seeds: planned repeats that the score is without.
     """
 
     encoder: Encoder
@@ -98,6 +101,8 @@ class CellScore:
     wall_s: float
     is_best: bool = False
     p_against_best: float | None = None
+    seeds: tuple[int, ...] = ()
+    missing_seeds: tuple[int, ...] = ()
 
     @property
     def seed_std(self) -> float | None:
@@ -176,6 +181,8 @@ class Cost:
         device: such as "NVIDIA H100 80GB HBM3" or "cpu".
         images_seen: images drawn in one run, counted again each time; None when not known.
         commands: exact command of each run.
+        learning_rate: peak; None when not known.
+        warnings: what alarms said of the training, each kind once, with the seeds.
     """
 
     encoder: Encoder
@@ -183,6 +190,50 @@ class Cost:
     device: str
     images_seen: int | None = None
     commands: tuple[str, ...] = ()
+    learning_rate: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RateTrial:
+    """One learning rate that was tried.
+
+    Attributes:
+        learning_rate: peak.
+        val_score: mean over the tasks that decide of the first score of each on val, higher is
+            better; None where the trial is missing or failed.
+        note: why there is no score.
+    """
+
+    learning_rate: float
+    val_score: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RateChoice:
+    """How the learning rate of an encoder was chosen: on val of one seed, never on a test split.
+
+    Attributes:
+        encoder: encoder trained.
+        seed: of the trials.
+        own: the recipe's learning rate, one of those tried.
+        trials: in rising order of the rate.
+        chosen: the best one, at a tie the smallest; None while a trial is missing, and where all
+            failed.
+    """
+
+    encoder: Encoder
+    seed: int
+    own: float
+    trials: tuple[RateTrial, ...]
+    chosen: float | None
+
+    @property
+    def is_at_edge(self) -> bool:
+        """Whether the best of several is the smallest or largest: a better one may lie beyond."""
+        rates = [trial.learning_rate for trial in self.trials]
+        return len(rates) > 1 and self.chosen in (rates[0], rates[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +249,7 @@ class BenchmarkTable:
         reference: method that the others are compared with, None for no comparison.
         comparisons: the reference against every other method in the primary columns.
         costs: cost of each trained encoder.
+        rate_choices: learning rates tried, where they were.
         num_resamples: bootstrap resamples behind the intervals.
         num_flips: sign flips behind the p-values.
     """
@@ -210,6 +262,7 @@ class BenchmarkTable:
     reference: str | None = None
     comparisons: tuple[PairedComparison, ...] = ()
     costs: tuple[Cost, ...] = ()
+    rate_choices: tuple[RateChoice, ...] = ()
     num_resamples: int
     num_flips: int
 

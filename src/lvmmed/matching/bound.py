@@ -5,7 +5,7 @@ Letters used in shapes:
     P: pairs of joined nodes of view s, at most min(Nk, N * (N - 1) / 2); short graphs are padded.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -26,6 +26,9 @@ PRICE_SWEEPS = 3
 NEVER = -1e9
 """Affinity of two nodes sharing a label."""
 
+NUM_CASES = 4
+"""Labels of a node that are looked into one by one when it is split; the rest share a bound."""
+
 
 @dataclass(frozen=True)
 class _Pairs:
@@ -44,6 +47,23 @@ class _Pairs:
     weight: Float[Tensor, "B P"]
 
 
+@dataclass(frozen=True)
+class _Dual:
+    """How affinity is shared out between vertices, pairs and labels.
+
+    Attributes:
+        to_first: what the pairs have handed to the labels of their first node.
+        to_second: the same of their second node.
+        prices: what a label costs whoever takes it.
+        lowest: lowest bound met so far.
+    """
+
+    to_first: Float[Tensor, "B P N"]
+    to_second: Float[Tensor, "B P N"]
+    prices: Float[Tensor, "B 1 N"]
+    lowest: Float[Tensor, "B"]
+
+
 @torch.no_grad()
 def bound(
     vertex_affinity: Float[Tensor, "B N N"],
@@ -53,6 +73,7 @@ def bound(
     *,
     mask: Bool[Tensor, "B N"] | None = None,
     iterations: int = 100,
+    splits: int = 0,
 ) -> Float[Tensor, "B"]:
     """Bound the largest objective of each graph from above.
 
@@ -64,6 +85,10 @@ def bound(
     The bound is tight (equal to the optimum) when embeddings are well aligned, and loose, by tens
     of percent, for an untrained encoder: a small gap proves optimality, a large one proves nothing.
 
+    No messages close the gap where half of one matching and half of another would pay more than
+    any whole one. Splitting may: every permutation gives a node some label, so the largest of the
+    bounds that have its label fixed bounds them all.
+
     Args:
         vertex_affinity: worth of matching node i of view s with node c of view t.
         edge_affinity: worth of preserving an edge; absent edges are ignored.
@@ -71,16 +96,20 @@ def bound(
         neighbors_t: the same of view t.
         mask: True at real nodes; None when all are.
         iterations: rounds of messages, at least 1; more give a tighter bound.
+        splits: how many of the least decided nodes are split, each by itself; the lowest bound
+            counts. A split costs some four times as much as the rounds before it.
 
     Returns:
         Upper bounds in double precision.
 
     Raises:
-        InputError: iterations is below 1, or `solve` would refuse the problem.
+        InputError: iterations is below 1, splits below 0, or `solve` would refuse the problem.
     """
     check_shapes(vertex_affinity, edge_affinity, neighbors_s, neighbors_t, mask)
     if iterations < 1:
         raise InputError(f"iterations: got {iterations}, need at least 1")
+    if splits < 0:
+        raise InputError(f"splits: got {splits}, need 0 or more")
     problem = Problem(
         vertex_affinity=vertex_affinity.detach().double(),
         edge_affinity=edge_affinity.detach().double(),
@@ -95,19 +124,39 @@ def bound(
         padding = force_padding(torch.zeros_like(vertex).unsqueeze(1), mask).squeeze(1)
         vertex = vertex + padding.clamp_max(0.0)  # forbids, and pays nothing for i -> i
     with torch.autocast(vertex.device.type, enabled=False):
-        return _ascend(vertex, _merge_pairs(problem), iterations)
+        pairs = _merge_pairs(problem)
+        dual = _ascend(vertex, pairs, _even_dual(pairs), iterations)
+        lowest = dual.lowest
+        if splits and vertex.shape[1] > 1:
+            lowest = _split(vertex, pairs, dual, iterations=iterations, splits=splits)
+        # rounding of some 1e3 additions must not turn the bound into a lie
+        num_terms = vertex.shape[1] * (1 + pairs.weight.shape[1])
+        return lowest + 1e-12 * num_terms * _largest_affinity(vertex, pairs).flatten()
 
 
-def _ascend(vertex: Float[Tensor, "B N N"], pairs: _Pairs, iterations: int) -> Float[Tensor, "B"]:
+def _even_dual(pairs: _Pairs) -> _Dual:
+    """Start with nothing handed over."""
     num_graphs, num_pairs, n, _ = pairs.affinity.shape
+    nothing = pairs.affinity.new_zeros(num_graphs, num_pairs, n)
+    return _Dual(
+        to_first=nothing,
+        to_second=nothing,
+        prices=nothing.new_zeros(num_graphs, 1, n),
+        lowest=nothing.new_full((num_graphs,), torch.inf),
+    )
+
+
+def _ascend(vertex: Float[Tensor, "B N N"], pairs: _Pairs, dual: _Dual, iterations: int) -> _Dual:
+    n = vertex.shape[1]
     scale = _largest_affinity(vertex, pairs)
     degree = _add_to_nodes(pairs, pairs.weight.unsqueeze(2), pairs.weight.unsqueeze(2), n)
     degree = degree.clamp_min(1)  # [B, N, 1]
-    # what the pairs have handed to the vertices, per end and label
-    to_first = vertex.new_zeros(num_graphs, num_pairs, n)
-    to_second = torch.zeros_like(to_first)
-    prices = vertex.new_zeros(num_graphs, 1, n)
-    best = vertex.new_full((num_graphs,), torch.inf)
+    to_first, to_second, prices, lowest = (
+        dual.to_first,
+        dual.to_second,
+        dual.prices,
+        dual.lowest,
+    )
     first = pairs.first.unsqueeze(2).expand(-1, -1, n)
     second = pairs.second.unsqueeze(2).expand(-1, -1, n)
     for step in range(iterations):
@@ -118,15 +167,65 @@ def _ascend(vertex: Float[Tensor, "B N N"], pairs: _Pairs, iterations: int) -> F
         rest = pairs.affinity - to_first.unsqueeze(3) - to_second.unsqueeze(2)
         of_pairs = (rest.amax((2, 3)) * pairs.weight).sum(1)
         of_assignment = prices.sum((1, 2)) + priced.amax(2).sum(1)
-        best = torch.minimum(best, of_pairs + of_assignment)
+        lowest = torch.minimum(lowest, of_pairs + of_assignment)
         share = priced.clamp_min(NEVER) / degree
         to_first = to_first - torch.gather(share, 1, first)
         to_second = to_second - torch.gather(share, 1, second)
         rest = pairs.affinity - to_first.unsqueeze(3) - to_second.unsqueeze(2)
         to_first = to_first + 0.5 * rest.amax(3)
         to_second = to_second + 0.5 * rest.amax(2)
-    # rounding of some 1e3 additions must not turn the bound into a lie
-    return best + 1e-12 * n * (1 + num_pairs) * scale.flatten()
+    return _Dual(to_first, to_second, prices, lowest)
+
+
+def _split(
+    vertex: Float[Tensor, "B N N"], pairs: _Pairs, dual: _Dual, *, iterations: int, splits: int
+) -> Float[Tensor, "B"]:
+    """Bound the cases of the nodes whose second-best label comes closest to the best."""
+    forced = torch.minimum(_forced_bounds(vertex, pairs, dual), dual.lowest.view(-1, 1, 1))
+    rivals = forced.topk(2, dim=2).values[..., 1]
+    nodes = rivals.topk(min(splits, vertex.shape[1]), dim=1).indices
+    lowest = dual.lowest
+    for node in nodes.unbind(1):
+        of_node = forced[torch.arange(node.shape[0], device=node.device), node]
+        values, labels = of_node.sort(1, descending=True)
+        worst = torch.full_like(lowest, -torch.inf)
+        if values.shape[1] > NUM_CASES:
+            worst = values[:, NUM_CASES]
+        for case in range(min(NUM_CASES, values.shape[1])):
+            fixed = _fix(vertex, node, labels[:, case])
+            start = replace(dual, lowest=values[:, case])
+            worst = torch.maximum(worst, _ascend(fixed, pairs, start, iterations).lowest)
+        lowest = torch.minimum(lowest, worst)
+    return lowest
+
+
+def _forced_bounds(
+    vertex: Float[Tensor, "B N N"], pairs: _Pairs, dual: _Dual
+) -> Float[Tensor, "B N N"]:
+    """Bound, for every node and label, the permutations that give the node that label.
+
+    The parts' maxima with that assignment fixed: the node's other labels drop out of its row of
+    the assignment problem and of all its pairs.
+    """
+    n = vertex.shape[1]
+    priced = vertex + _add_to_nodes(pairs, dual.to_first, dual.to_second, n) - dual.prices
+    rest = pairs.affinity - dual.to_first.unsqueeze(3) - dual.to_second.unsqueeze(2)
+    best = rest.amax((2, 3))
+    total = (best * pairs.weight).sum(1) + dual.prices.sum((1, 2)) + priced.amax(2).sum(1)
+    best = best.unsqueeze(2)
+    lost = _add_to_nodes(pairs, best - rest.amax(3), best - rest.amax(2), n)
+    lost = lost + priced.amax(2, keepdim=True) - priced
+    return total.view(-1, 1, 1) - lost
+
+
+def _fix(
+    vertex: Float[Tensor, "B N N"], node: Int64[Tensor, "B"], label: Int64[Tensor, "B"]
+) -> Float[Tensor, "B N N"]:
+    """Forbid a node's other labels, and the label to all other nodes."""
+    index = torch.arange(vertex.shape[1], device=vertex.device)
+    is_row = (index == node.unsqueeze(1)).unsqueeze(2)
+    is_column = (index == label.unsqueeze(1)).unsqueeze(1)
+    return vertex.masked_fill(is_row ^ is_column, NEVER)
 
 
 def _assignment_prices(

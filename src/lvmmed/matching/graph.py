@@ -8,6 +8,7 @@ Letters used in shapes:
     Nk: edge slots of a graph, N * k; edge (i, a) stands at index i * k + a.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,25 @@ class Problem:
             neighbors_t=self.neighbors_t.repeat(times, 1, 1),
             mask=None if self.mask is None else self.mask.repeat(times, 1),
         )
+
+
+def join_problems(problems: Sequence[Problem]) -> Problem:
+    """Stand batches of problems of the same sizes behind each other, to be solved at once.
+
+    Args:
+        problems: at least one; all with a mask or all without.
+
+    Returns:
+        One batch.
+    """
+    masks = [problem.mask for problem in problems if problem.mask is not None]
+    return Problem(
+        vertex_affinity=torch.cat([problem.vertex_affinity for problem in problems]),
+        edge_affinity=torch.cat([problem.edge_affinity for problem in problems]),
+        neighbors_s=torch.cat([problem.neighbors_s for problem in problems]),
+        neighbors_t=torch.cat([problem.neighbors_t for problem in problems]),
+        mask=torch.cat(masks) if masks else None,
+    )
 
 
 @torch.no_grad()

@@ -76,10 +76,12 @@ class Backbone(nn.Module):
             against is taken as well (transformers then resample their positions).
         mean: per-channel mean to subtract from pixels in 0..1.
         std: per-channel standard deviation to divide by.
+        has_frozen_batch_norm: batch normalisation keeps its statistics in training too.
     """
 
     def __init__(self, name: str, model: nn.Module, plan: "_Plan") -> None:
         super().__init__()
+        self.has_frozen_batch_norm = False
         self.name = name
         self.width = plan.width
         self.stride = plan.stride
@@ -104,6 +106,15 @@ class Backbone(nn.Module):
         feature_map = _feature_map(self.model, images)
         pooled_dtype = torch.promote_types(feature_map.dtype, torch.float32)
         return Features(map=feature_map, pooled=feature_map.mean((2, 3), dtype=pooled_dtype))
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Switch to training (`mode`) or evaluation, in which frozen batch norms stay."""
+        super().train(mode)
+        if self.has_frozen_batch_norm:
+            for module in self.modules():
+                if isinstance(getattr(module, "running_mean", None), Tensor):
+                    module.training = False
+        return self
 
 
 def build_backbone(

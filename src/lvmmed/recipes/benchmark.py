@@ -1,7 +1,7 @@
 """`lvmmed benchmark`: methods x initialisations x tasks x seeds, resumable, into one table."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,14 @@ from lvmmed.data.phantoms import write_phantoms
 from lvmmed.data.prepare import prepare
 from lvmmed.data.store import Store
 from lvmmed.files import write_atomically
-from lvmmed.recipes.benchmark_cells import Bench, Chain, content_key
-from lvmmed.recipes.benchmark_results import BenchmarkPages, mean_val_score, write_results
+from lvmmed.recipes.benchmark_cells import Bench, content_key, folder_key, unique_cells
+from lvmmed.recipes.benchmark_places import Places, matches, source_paths, suite_folders
+from lvmmed.recipes.benchmark_results import BenchmarkPages, write_results
 from lvmmed.recipes.benchmark_schedule import Progress, Schedule
-from lvmmed.recipes.benchmark_suite import UNTRAINED, Suite, SuiteInitialisation, load_suite
+from lvmmed.recipes.benchmark_suite import Suite, is_suite_file, load_suite
+from lvmmed.recipes.benchmark_tuning import NOT_CHOSEN, PlannedRuns, run_all
+from lvmmed.recipes.benchmark_work import refuse_bad_task
+from lvmmed.recipes.benchmark_workers import Failure
 from lvmmed.recipes.image_feed import owners
 from lvmmed.recipes.monitoring import choose_held_out
 from lvmmed.recipes.run_facts import refuse_bad_recipe, run_facts
@@ -22,6 +26,7 @@ from lvmmed.types import InputError
 
 CELLS = "cells"
 SUITE = "suite.yaml"
+FAILURES = "failures.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,25 +37,32 @@ class BenchmarkResult:
         folder: of the benchmark.
         pages: table and report.
         num_done: cells that are finished.
-        num_cells: cells in all.
-        reasons: label of a chain -> why it failed.
+        num_cells: cells in all, those that learning rates are tried with among them.
+        reasons: label of a cell -> why it failed.
+        exit_code: 0 when nothing failed, 1 after a crash, 2 where a cell of the table failed by
+            what the user can mend; a learning rate that failed as one of several is neither.
     """
 
     folder: Path
     pages: BenchmarkPages
     num_done: int
     num_cells: int
-    reasons: dict[str, str]
+    reasons: Mapping[str, str]
+    exit_code: int = 0
 
     def lines(self) -> list[str]:
         """Say what happened, for the command line."""
         found = list(self.pages.lines)
-        found += [f"failed: {label}: {reason}" for label, reason in sorted(self.reasons.items())]
-        if self.num_done < self.num_cells:
-            found.append(
-                f"{self.num_done} of {self.num_cells} cells are done; the same command goes on"
-            )
+        found += [f"failed: {label}: {reason}" for label, reason in self.reasons.items()]
         found.append(f"report: {self.pages.report}")
+        done = f"{self.num_done} of {self.num_cells} cells are done"
+        if self.reasons:
+            found.append(
+                f"{done}, {len(self.reasons)} failed (above, and in {self.folder / FAILURES}); the "
+                "same command tries them again"
+            )
+        elif self.num_done < self.num_cells:
+            found.append(f"{done}; the same command goes on")
         return found
 
 
@@ -67,14 +79,16 @@ def benchmark(
     """Run what is missing of a benchmark, and write its table and report.
 
     Stopped at any point, the same call goes on: finished cells are known by their content,
-    a run that was cut off resumes from its last checkpoint.
+    a run that was cut off resumes from its last checkpoint. A cell that fails, or whose process
+    dies, is named with its reason, and all that do not need it go on.
 
     Args:
         suite: a shipped suite, a YAML file, or a suite.
         out: folder of the benchmark; that of an earlier call is gone on with.
-        data: folder that the suite's paths are relative to; not needed for suites of phantoms.
+        data: folder that the suite's relative paths are looked for in, before that of its file;
+            not needed for suites of phantoms.
         overrides: `field=value` texts laid over the suite.
-        num_jobs: processes at once.
+        num_jobs: processes at once; 1 runs everything in this one, whose death ends the call.
         stop_after_min: minutes after which no further cell is begun.
         progress: told of cells done, cells in all, and the time left.
 
@@ -88,106 +102,51 @@ def benchmark(
     chosen = load_suite(suite, overrides) if isinstance(suite, str) else suite
     if num_jobs < 1:
         raise InputError(f"--jobs: got {num_jobs}, need 1 or more")
-    root = _data_root(chosen, out, data)
-    bench = _open_bench(chosen, out, root)
+    for task in chosen.tasks:
+        refuse_bad_task(task, chosen.fractions)
+    file = Path(suite) if isinstance(suite, str) and is_suite_file(suite) else None
+    bench = _open_bench(chosen, out, _places(chosen, out, data, file))
     schedule = Schedule(
         num_jobs=num_jobs,
         deadline_s=None if stop_after_min is None else started + 60 * stop_after_min,
         progress=progress,
-        failures=out / "failures.json",
+        failures=out / FAILURES,
     )
-    chains = run_all(bench, schedule)
-    pages = write_results(bench, chains, schedule.reasons, out)
-    cells = [cell for chain in chains for cell in chain.cells]
+    runs = run_all(bench, schedule)
     return BenchmarkResult(
         folder=out,
-        pages=pages,
-        num_done=sum(cell.folder.is_finished for cell in cells),
-        num_cells=len(cells),
+        pages=write_results(bench, runs, schedule.reasons, out),
+        num_done=sum(cell.folder.is_finished for cell in runs.cells),
+        num_cells=len(runs.cells) + runs.num_unplanned,
         reasons=schedule.reasons,
+        exit_code=_exit_code(runs, schedule.failed),
     )
 
 
-def run_all(bench: Bench, schedule: Schedule) -> list[Chain]:
-    """Run every chain of a suite: first what chooses learning rates, then the rest, seed by seed.
-
-    Args:
-        bench: the suite, and where its cells lie.
-        schedule: how to run them.
-
-    Returns:
-        The chains that the table is made of, with the learning rates that were chosen.
-    """
-    suite = bench.suite
-    first = suite.seeds[0]
-    pairs = [
-        (method.name, start)
-        for start in suite.initialisations
-        for method in suite.methods_of(start)
-    ]
-    tuning = {
-        (method, start.name): [
-            bench.chain(method, start, first, learning_rate=rate) for rate in suite.learning_rates
-        ]
-        for method, start in pairs
-    }
-    everything = [chain for chains in tuning.values() for chain in chains]
-    if everything:
-        schedule.run(everything)
-    rates = {key: _best_rate(bench, chains) for key, chains in tuning.items()}
-    chains = []
-    for seed in suite.seeds:
-        for start in suite.initialisations:
-            if suite.untrained and (start.weights == "random" or seed == first):
-                chains.append(bench.chain(UNTRAINED, start, seed))
-            for method in suite.methods_of(start):
-                rate = rates[method.name, start.name]
-                chains.append(bench.chain(method.name, start, seed, learning_rate=rate))
-    schedule.run(chains)
-    return chains
+def _exit_code(runs: PlannedRuns, failed: Mapping[str, Failure]) -> int:
+    if any(failure.is_crash for failure in failed.values()):
+        return 1
+    of_table = {cell.label for cell in unique_cells(runs.chains)}
+    is_lost = any(reason != NOT_CHOSEN for reason in runs.unplanned.values())
+    return 2 if is_lost or of_table & failed.keys() else 0
 
 
-def _best_rate(bench: Bench, chains: Sequence[Chain]) -> float | None:
-    """The learning rate that is best on val, at a tie the smallest; None if none is done."""
-    wanted = bench.suite.tune_on or tuple(t.name for t in bench.suite.tasks if t.kind == "probe")
-    scored: dict[float, float] = {}
-    for chain in chains:
-        judges = [cell for cell in chain.judges if cell.task.name in wanted]
-        score = mean_val_score(judges)
-        if score is not None and chain.learning_rate is not None:
-            scored[chain.learning_rate] = score
-    return min(scored, key=lambda rate: (-scored[rate], rate)) if scored else None
-
-
-def _data_root(suite: Suite, out: Path, data: Path | None) -> Path:
+def _places(suite: Suite, out: Path, data: Path | None, file: Path | None) -> Places:
+    """Settle where paths are looked for, and refuse a suite whose paths lead nowhere."""
     if suite.phantoms:
         if data is not None:
             raise InputError(f"--data: got {data}, but suite {suite.name!r} makes its own images")
         root = out / "phantoms"
         if not (root / "labelled").is_dir():
             write_phantoms(root, seed=0)
-        return root
-    if data is None:
-        raise InputError(
-            f"--data: missing; suite {suite.name!r} reads {suite.pretrain_on[0]} below it"
-        )
-    wanted = [*suite.pretrain_on, *(task.data for task in suite.tasks)]
-    for name in wanted:
-        if not any(data.glob(name)):
-            raise InputError(f"--data {data}: no {name} in it, which suite {suite.name!r} needs")
+        return Places(folders=(root,), suite=suite.name, has_data=True)
+    places = Places(folders=suite_folders(data, file), suite=suite.name, has_data=data is not None)
+    source_paths(suite, places)
+    for task in suite.tasks:
+        places.find(task.data, field=f"tasks.{task.name}.data")
     for start in suite.initialisations:
-        _refuse_missing_weights(start, data)
-    return data
-
-
-def _refuse_missing_weights(start: SuiteInitialisation, data: Path) -> None:
-    is_name = start.weights == "random" or start.weights.startswith("timm:")
-    if is_name or (data / start.weights).exists() or Path(start.weights).exists():
-        return
-    raise InputError(
-        f"initialisations.{start.name}.weights: no {start.weights} below {data} nor here; put the "
-        "file there, or leave the initialisation out"
-    )
+        places.find_weights(start)
+    return places
 
 
 def _refuse_bad_recipes(bench: Bench, *, num_images: int) -> None:
@@ -204,18 +163,17 @@ def _refuse_bad_recipes(bench: Bench, *, num_images: int) -> None:
                 raise InputError(f"{method.name} ({start.name}): {error}") from error
 
 
-def _open_bench(suite: Suite, out: Path, root: Path) -> Bench:
+def _open_bench(suite: Suite, out: Path, places: Places) -> Bench:
     """Prepare the store once, and check every recipe before anything is run."""
     out.mkdir(parents=True, exist_ok=True)
-    sources = [str(root / name) for name in suite.pretrain_on]
-    names = [*suite.pretrain_on, suite.store_size]
-    store_path = out / f"store-{content_key(names)}"
+    sources = source_paths(suite, places)
+    store_path = out / f"store-{_store_key(suite, sources)}"
     if not (store_path / "store.json").is_file():
         prepare(sources, store_path, size=suite.store_size)
     store = Store.open(store_path)
     bench = Bench(
         suite=suite,
-        root=root,
+        places=places,
         store=store_path,
         store_fingerprint=store.fingerprint,
         cells=out / CELLS,
@@ -225,3 +183,9 @@ def _open_bench(suite: Suite, out: Path, root: Path) -> Bench:
     text = yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False)
     write_atomically(out / SUITE, lambda path: path.write_text(text, encoding="utf-8"))
     return bench
+
+
+def _store_key(suite: Suite, sources: Sequence[str]) -> str:
+    """Other files, or others of the same names, make another store."""
+    found = [[folder_key(Path(path)) for path in matches(source)] for source in sources]
+    return content_key(found, suite.store_size)

@@ -1,35 +1,28 @@
-"""The cells of a benchmark, each known by its content, and doing what one of them asks.
+"""The cells of a benchmark, each known by its content.
 
 A cell is a run folder whose name carries a hash of everything that decides its result: settings,
-weights and data. A cell that is there and finished is never run again, whatever suite asked for it;
-one that was cut off goes on from its last checkpoint, or starts over.
+weights and data. A cell that is there and finished is never run again, whatever suite asked for it.
 """
 
 import functools
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lvmmed.config import RunConfig
-from lvmmed.engine.run_folder import CONFIG, RunFolder
+from lvmmed.engine.run_folder import RunFolder
 from lvmmed.files import file_sha256
+from lvmmed.models.weights import ENCODER
+from lvmmed.recipes.benchmark_places import Places
 from lvmmed.recipes.benchmark_suite import UNTRAINED, Suite, SuiteInitialisation, SuiteTask
-from lvmmed.recipes.finetuning import finetune
-from lvmmed.recipes.labelled_images import LabelledImages, load_labelled_images
-from lvmmed.recipes.masked_images import load_masked_images
-from lvmmed.recipes.pretraining import MAY_DIFFER, pretrain
+from lvmmed.recipes.pretraining import MAY_DIFFER
 from lvmmed.recipes.pretraining_recipes import resolve_config
-from lvmmed.recipes.probing import probe
-from lvmmed.recipes.segmentation_probing import probe_segmentation
 
 LIST_SUFFIXES = (".csv", ".parquet", ".json")
 """Files of a labelled set whose content counts: labels and splits may change at one size."""
-
-Progress = Callable[[float, float, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +30,12 @@ class PretrainCell:
     """Pre-training of one method from one initialisation with one seed.
 
     Attributes:
+        label: names the cell to the user.
         config: of the run.
         path: run folder.
     """
 
+    label: str
     config: RunConfig
     path: Path
 
@@ -55,6 +50,7 @@ class JudgeCell:
     """Judging one encoder on one task.
 
     Attributes:
+        label: names the cell to the user.
         task: what it is judged on.
         data: labelled images.
         weights: what `load_encoder` takes.
@@ -65,6 +61,7 @@ class JudgeCell:
         path: run folder.
     """
 
+    label: str
     task: SuiteTask
     data: Path
     weights: str
@@ -80,9 +77,12 @@ class JudgeCell:
         return RunFolder(self.path)
 
 
+Cell = PretrainCell | JudgeCell
+
+
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """One encoder with all that it is judged on: what one process does from start to end.
+    """One encoder with all that it is judged on.
 
     Attributes:
         method: row of the table; "untrained" for weights before training.
@@ -101,15 +101,22 @@ class Chain:
     judges: tuple[JudgeCell, ...]
 
     @property
-    def cells(self) -> tuple[PretrainCell | JudgeCell, ...]:
+    def cells(self) -> tuple[Cell, ...]:
         """All cells in the order they are run in."""
         return (*((self.pretrain,) if self.pretrain else ()), *self.judges)
 
-    @property
-    def label(self) -> str:
-        """Names the chain to the user."""
-        rate = f", learning rate {self.learning_rate:g}" if self.learning_rate else ""
-        return f"{self.method} ({self.initialisation}), seed {self.seed}{rate}"
+    def failure(self, task: SuiteTask, reasons: Mapping[str, str]) -> str | None:
+        """Say why the encoder has no score on a task.
+
+        Args:
+            task: what it was to be judged on.
+            reasons: label of a cell -> why it failed.
+
+        Returns:
+            The reason of its pre-training or judging; None where neither failed.
+        """
+        wanted = [cell for cell in self.cells if cell is self.pretrain or _is_of(cell, task)]
+        return next((reasons[cell.label] for cell in wanted if cell.label in reasons), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,14 +125,14 @@ class Bench:
 
     Attributes:
         suite: what to compare.
-        root: folder of data.
+        places: where its paths are looked for.
         store: image store to train on.
         store_fingerprint: of its content.
         cells: folder of the cells.
     """
 
     suite: Suite
-    root: Path
+    places: Places
     store: Path
     store_fingerprint: str
     cells: Path
@@ -149,24 +156,27 @@ class Bench:
         Returns:
             The chain; an InputError names a recipe or field that cannot be.
         """
-        weights = self.weights_of(start)
+        weights = self.places.find_weights(start)
+        rate = f", learning rate {learning_rate:g}" if learning_rate else ""
+        label = f"{method} ({start.name}), seed {seed}{rate}"
         if method == UNTRAINED:
             cell = None
             size_px = self.config("lvm-med", start, ()).views.size
             name, content = f"{UNTRAINED}-{start.name}-s{seed}", _weights_key(weights)
         else:
-            cell = self._pretrain_cell(method, start, seed, weights, learning_rate)
+            cell = self._pretrain_cell(label, method, start, seed, learning_rate)
             size_px = cell.config.views.size
             weights, name, content = str(cell.path), cell.path.name, cell.path.name
         judges = []
         for task in self.suite.tasks:
             side = task.size_px or size_px
-            decides = task.model_dump(mode="json", exclude={"name", "metrics", "shifted"})
+            decides = _judging_fields(task)
             shared = [start.backbone, side, seed, list(self.suite.fractions)]
-            data = self.root / task.data
+            data = self.places.find(task.data, field=f"tasks.{task.name}.data")
             key = content_key(decides, content, shared, folder_key(data))
             judges.append(
                 JudgeCell(
+                    label=f"{label}, on {task.name}",
                     task=task,
                     data=data,
                     weights=weights,
@@ -186,11 +196,6 @@ class Bench:
             judges=tuple(judges),
         )
 
-    def weights_of(self, start: SuiteInitialisation) -> str:
-        """Weights of an initialisation: a file below the data or the working folder, or a name."""
-        below = self.root / start.weights
-        return str(below) if below.exists() and start.weights != "random" else start.weights
-
     def config(
         self, recipe: str, start: SuiteInitialisation, overrides: Sequence[str]
     ) -> RunConfig:
@@ -198,28 +203,56 @@ class Bench:
         settings = [
             *self.suite.overrides,
             f"model.backbone={start.backbone}",
-            f"model.weights={self.weights_of(start)}",
+            f"model.weights={self.places.find_weights(start)}",
             *start.overrides,
             *overrides,
         ]
         return resolve_config(recipe, settings, store=str(self.store))
 
+    def learning_rate(self, method: str, start: SuiteInitialisation) -> float:
+        """Peak learning rate of the recipe, with the suite's overrides."""
+        return self._trained(method, start, ()).train.learning_rate
+
+    def _trained(
+        self, method: str, start: SuiteInitialisation, overrides: Sequence[str]
+    ) -> RunConfig:
+        chosen = next(one for one in self.suite.methods if one.name == method)
+        return self.config(chosen.recipe, start, [*chosen.overrides, *overrides])
+
     def _pretrain_cell(
         self,
+        label: str,
         method: str,
         start: SuiteInitialisation,
         seed: int,
-        weights: str,
         learning_rate: float | None,
     ) -> PretrainCell:
-        chosen = next(one for one in self.suite.methods if one.name == method)
         rate = [f"train.learning_rate={learning_rate}"] if learning_rate else []
-        overrides = [*chosen.overrides, f"train.seed={seed}", *rate]
-        config = self.config(chosen.recipe, start, overrides)
+        config = self._trained(method, start, [f"train.seed={seed}", *rate])
         decides = _without(config.model_dump(mode="json"), (*MAY_DIFFER, "model.weights"))
-        key = content_key(decides, _weights_key(weights), self.store_fingerprint)
+        key = content_key(
+            decides, _weights_key(self.places.find_weights(start)), self.store_fingerprint
+        )
         name = f"{method}-{start.name}-s{seed}-{key}"
-        return PretrainCell(config=config, path=self.cells / file_name(name))
+        return PretrainCell(
+            label=f"{label}, pre-training", config=config, path=self.cells / file_name(name)
+        )
+
+
+def unique_cells(chains: Iterable[Chain]) -> list[Cell]:
+    """Every cell of some chains once, in their order; two chains may share one."""
+    return list({cell.path: cell for chain in chains for cell in chain.cells}.values())
+
+
+def _is_of(cell: Cell, task: SuiteTask) -> bool:
+    return isinstance(cell, JudgeCell) and cell.task.name == task.name
+
+
+def _judging_fields(task: SuiteTask) -> dict[str, Any]:
+    """What decides a judgement besides encoder and images; where images lie does not."""
+    fields = task.model_dump(mode="json", exclude={"name", "metrics", "shifted"})
+    is_whole_path = Path(task.data).expanduser().is_absolute()
+    return {**fields, "data": None} if is_whole_path else fields
 
 
 def content_key(*parts: Any) -> str:
@@ -260,6 +293,7 @@ def folder_key(folder: Path) -> str:
 @functools.cache
 def _weights_key(weights: str) -> str:
     path = Path(weights)
+    path = path / ENCODER if path.is_dir() else path
     return file_sha256(path) if path.is_file() else weights
 
 
@@ -272,59 +306,3 @@ def _without(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         else fields
         for group, fields in values.items()
     }
-
-
-def run_cell(cell: PretrainCell | JudgeCell, *, progress: Progress | None = None) -> None:
-    """Run one cell, unless it is finished; one that was cut off goes on.
-
-    Args:
-        cell: what to do.
-        progress: told of every step.
-    """
-    if cell.folder.is_finished:
-        return
-    if isinstance(cell, PretrainCell):
-        if cell.path.exists() and not (cell.path / CONFIG).is_file():
-            shutil.rmtree(cell.path)  # cut off before it had begun
-        pretrain(cell.config, cell.path, resume=cell.path.exists(), progress=progress)
-        return
-    _judge(cell, progress)
-
-
-def _judge(cell: JudgeCell, progress: Progress | None) -> None:
-    data = str(cell.data)
-    overrides = [
-        f"backbone={cell.backbone}",
-        f"size_px={cell.size_px}",
-        f"seeds=[{cell.seed}]",
-        *cell.task.overrides,
-    ]
-    fractions = f"fractions={list(cell.fractions)}"
-    if cell.task.kind == "finetune":
-        images = _images(data, cell.size_px)
-        finetune(
-            "classification",
-            images,
-            cell.weights,
-            cell.path,
-            overrides=overrides,
-            progress=progress,
-        )
-    elif cell.task.kind == "segmentation":
-        masked = _masked(data, cell.size_px)
-        overrides = [fractions, *overrides]
-        probe_segmentation(cell.weights, masked, cell.path, overrides=overrides, progress=progress)
-    else:
-        labelled = _images(data, cell.size_px)
-        overrides = [fractions, *overrides]
-        probe(cell.weights, labelled, cell.path, overrides=overrides, progress=progress)
-
-
-@functools.lru_cache(maxsize=8)
-def _images(data: str, size_px: int) -> LabelledImages:
-    return load_labelled_images(Path(data), size_px=size_px)
-
-
-@functools.lru_cache(maxsize=8)
-def _masked(data: str, size_px: int) -> LabelledImages:
-    return load_masked_images(Path(data), size_px=size_px)

@@ -25,10 +25,15 @@ from lvmmed.evaluation.scored_cases import read_scored_cases
 from lvmmed.files import write_atomically
 from lvmmed.recipes.benchmark_cells import Bench, Chain, JudgeCell, PretrainCell
 from lvmmed.recipes.benchmark_suite import Suite, SuiteTask
+from lvmmed.recipes.benchmark_tuning import PlannedRuns
 from lvmmed.report.benchmark import build_benchmark_report
 from lvmmed.report.benchmark_text import comparisons_to_csv, to_csv, to_latex, to_markdown
+from lvmmed.report.benchmark_training import rate_lines, rates_to_csv, warning_lines
+from lvmmed.types import InputError
 
 NOT_RUN = "not run yet"
+SPEED_ALARMS = ("starving",)
+"""Alarms about the machine; they say nothing against the figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +42,7 @@ class BenchmarkPages:
 
     Attributes:
         report: the HTML page.
-        lines: the Markdown table, for the terminal.
+        lines: the Markdown table, learning rates and warnings, for the terminal.
     """
 
     report: Path
@@ -45,7 +50,7 @@ class BenchmarkPages:
 
 
 def write_results(
-    bench: Bench, chains: Sequence[Chain], reasons: Mapping[str, str], out: Path
+    bench: Bench, runs: PlannedRuns, reasons: Mapping[str, str], out: Path
 ) -> BenchmarkPages:
     """Write the table (CSV, Markdown, LaTeX), comparisons, result.json and report.html.
 
@@ -53,104 +58,92 @@ def write_results(
 
     Args:
         bench: the suite, and where its cells lie.
-        chains: planned encoders.
-        reasons: label of a chain -> why it failed.
+        runs: what was planned.
+        reasons: label of a cell -> why it failed.
         out: folder to write to.
 
     Returns:
         Where everything lies.
     """
-    table = collect_table(bench.suite, chains, reasons)
+    table = collect_table(bench.suite, runs, reasons)
     texts = {
         "table.csv": to_csv(table),
         "comparisons.csv": comparisons_to_csv(table),
         "table.md": to_markdown(table),
         "table.tex": to_latex(table),
-        "result.json": json.dumps(_result(bench, chains, reasons), indent=2) + "\n",
+        "result.json": json.dumps(_result(bench, runs, reasons), indent=2) + "\n",
     }
+    if table.rate_choices:
+        texts["learning_rates.csv"] = rates_to_csv(table)
     for name, text in texts.items():
         _write(out / name, text)
     report = build_benchmark_report(table, out / "report.html")
     return BenchmarkPages(
         report=report,
-        lines=tuple(texts["table.md"].splitlines()),
+        lines=(
+            *texts["table.md"].splitlines(),
+            *rate_lines(table),
+            *warning_lines(table),
+            *_unknown_splits(bench.suite, runs.chains),
+        ),
     )
 
 
-def collect_table(
-    suite: Suite, chains: Sequence[Chain], reasons: Mapping[str, str]
-) -> BenchmarkTable:
+def collect_table(suite: Suite, runs: PlannedRuns, reasons: Mapping[str, str]) -> BenchmarkTable:
     """Read the finished cells and compute the table.
 
     Args:
         suite: what was planned.
-        chains: planned encoders.
-        reasons: label of a chain -> why it failed.
+        runs: the same as runs.
+        reasons: label of a cell -> why it failed.
 
     Returns:
         Scores, intervals, tests and costs; what is missing is named with its reason.
     """
-    by_encoder: dict[Encoder, list[Chain]] = {}
-    for chain in chains:
+    by_encoder: dict[Encoder, list[Chain]] = {encoder: [] for encoder in runs.encoders}
+    for chain in runs.chains:
         encoder = Encoder(method=chain.method, initialisation=chain.initialisation)
-        by_encoder.setdefault(encoder, []).append(chain)
-    columns = {task.name: _columns(task, chains) for task in suite.tasks}
+        by_encoder[encoder].append(chain)
+    columns = {task.name: _columns(task, runs.chains) for task in suite.tasks}
     plan = BenchmarkPlan(
         name=suite.name,
-        encoders=tuple(by_encoder),
+        encoders=runs.encoders,
         columns=tuple(column for of_task in columns.values() for column in of_task),
         reference=suite.reference,
     )
-    cells, missing = [], []
+    cells: list[MeasuredCell] = []
+    missing: list[MissingCell] = []
     for encoder, own in by_encoder.items():
         for task in suite.tasks:
-            done = [
-                cell for chain in own for cell in _of_task(chain, task) if cell.folder.is_finished
-            ]
+            failures = (chain.failure(task, reasons) for chain in own)
+            reason = next((text for text in failures if text), runs.unplanned.get(encoder, NOT_RUN))
             for column in columns[task.name]:
-                if done:
-                    cells.append(_measured(encoder, column, done))
+                found = _measured(encoder, column, own, reason)
+                if isinstance(found, MissingCell):
+                    missing.append(found)
                 else:
-                    reason = next((reasons[c.label] for c in own if c.label in reasons), NOT_RUN)
-                    missing.append(MissingCell(encoder=encoder, column=column, reason=reason))
+                    cells.append(found)
     costs = [cost for encoder, own in by_encoder.items() for cost in _costs(encoder, own)]
-    return build_benchmark_table(plan, cells, missing=missing, costs=costs)
+    return build_benchmark_table(
+        plan, cells, missing=missing, costs=costs, rate_choices=runs.choices
+    )
 
 
-def mean_val_score(cells: Sequence[JudgeCell]) -> float | None:
-    """Mean over tasks of the first score of each, on val; for choosing, never for reporting.
-
-    Args:
-        cells: judging cells of one encoder.
-
-    Returns:
-        A fraction of 1; None where a cell is missing or its score undefined.
-    """
-    scores = []
-    for cell in cells:
-        if not cell.folder.is_finished:
-            return None
-        score = cell.folder.read_json(RESULT)["metrics"]["val"][cell.task.metrics[0]]["mean"]
-        if score is None:
-            return None
-        scores.append(float(score))
-    return sum(scores) / len(scores) if scores else None
+def _of_task(chain: Chain, task: str) -> list[JudgeCell]:
+    return [cell for cell in chain.judges if cell.task.name == task]
 
 
-def _of_task(chain: Chain, task: SuiteTask) -> list[JudgeCell]:
-    return [cell for cell in chain.judges if cell.task.name == task.name]
+def _splits(task: str, chains: Sequence[Chain]) -> list[str] | None:
+    """Test splits of a task's data; None before it was judged on. val is none of them."""
+    done = (c for chain in chains for c in _of_task(chain, task) if c.folder.is_finished)
+    first = next(done, None)
+    if first is None:
+        return None
+    return [split for split in first.folder.read_json(RESULT)["metrics"] if split != "val"]
 
 
 def _columns(task: SuiteTask, chains: Sequence[Chain]) -> list[Column]:
-    """Columns of a task: every test split that its data has, by every score; val is none."""
-    done = next(
-        (c for chain in chains for c in _of_task(chain, task) if c.folder.is_finished), None
-    )
-    splits = (
-        ["test"]
-        if done is None
-        else [s for s in done.folder.read_json(RESULT)["metrics"] if s != "val"]
-    )
+    """Columns of a task: every test split that its data has, by every score."""
     return [
         Column(
             task=task.name,
@@ -159,40 +152,91 @@ def _columns(task: SuiteTask, chains: Sequence[Chain]) -> list[Column]:
             is_shifted=split in task.shifted,
             is_primary=metric == task.metrics[0],
         )
-        for split in splits
+        for split in _splits(task.name, chains) or ["test"]
         for metric in task.metrics
     ]
 
 
-def _measured(encoder: Encoder, column: Column, cells: Sequence[JudgeCell]) -> MeasuredCell:
-    results = [cell.folder.read_json(RESULT) for cell in cells]
+def _unknown_splits(suite: Suite, chains: Sequence[Chain]) -> list[str]:
+    """Say where a suite calls a split shifted that the data does not have."""
+    lines = []
+    for task in suite.tasks:
+        splits = _splits(task.name, chains)
+        lost = [] if splits is None else [name for name in task.shifted if name not in splits]
+        if lost and splits is not None:
+            lines.append(
+                f"warning: tasks.{task.name}.shifted: no split {', '.join(lost)} in its data, "
+                f"which has {', '.join(splits)}"
+            )
+    return lines
+
+
+def _measured(
+    encoder: Encoder, column: Column, chains: Sequence[Chain], reason: str
+) -> MeasuredCell | MissingCell:
+    """Read the cells of an encoder in a column; seeds that are not there are named."""
+    judges = {chain.seed: cell for chain in chains for cell in _of_task(chain, column.task)}
+    done = {seed: cell for seed, cell in judges.items() if cell.folder.is_finished}
+    if not done:
+        return MissingCell(encoder=encoder, column=column, reason=reason)
+    results = [cell.folder.read_json(RESULT) for cell in done.values()]
+    paths = [cell.path for cell in done.values()]
+    try:
+        cases = read_scored_cases(paths, column.metric, column.split)
+    except InputError as error:
+        remedy = "remove the folder and start again to judge anew"
+        return MissingCell(encoder=encoder, column=column, reason=f"{error}; {remedy}")
     return MeasuredCell(
         encoder=encoder,
         column=column,
-        cases=read_scored_cases([cell.path for cell in cells], column.metric, column.split),
+        cases=cases,
         unit=results[0]["unit"],
         data_fingerprint=results[0]["data_fingerprint"],
         commands=tuple(result["command"] for result in results),
         wall_s=sum(result["wall_s"] for result in results),
+        seeds=tuple(done),
+        missing_seeds=tuple(seed for seed in judges if seed not in done),
     )
 
 
 def _costs(encoder: Encoder, chains: Sequence[Chain]) -> list[Cost]:
-    runs = [
-        chain.pretrain for chain in chains if chain.pretrain and chain.pretrain.folder.is_finished
-    ]
+    runs = {
+        chain.seed: chain.pretrain
+        for chain in chains
+        if chain.pretrain and chain.pretrain.folder.is_finished
+    }
     if not runs:
         return []
-    results = [run.folder.read_json(RESULT) for run in runs]
+    results = [run.folder.read_json(RESULT) for run in runs.values()]
+    config = next(iter(runs.values())).config
     return [
         Cost(
             encoder=encoder,
             wall_s=tuple(result["wall_s"] for result in results),
             device=results[0]["device"],
-            images_seen=results[0]["num_steps"] * runs[0].config.train.batch_size,
-            commands=tuple(_command(run) for run in runs),
+            images_seen=results[0]["num_steps"] * config.train.batch_size,
+            commands=tuple(_command(run) for run in runs.values()),
+            learning_rate=config.train.learning_rate,
+            warnings=_warnings(runs),
         )
     ]
+
+
+def _warnings(runs: Mapping[int, PretrainCell]) -> tuple[str, ...]:
+    """What alarms said of the runs of an encoder, each kind once in the words of its first run."""
+    texts: dict[str, str] = {}
+    seeds: dict[str, list[str]] = {}
+    for seed, run in runs.items():
+        for row in run.folder.rows():
+            kinds = zip(row.get("alarms", ()), row.get("warnings", ()), strict=True)
+            for kind, text in kinds:
+                if kind not in SPEED_ALARMS:
+                    texts.setdefault(kind, text)
+                    seeds.setdefault(kind, []).append(str(seed))
+    return tuple(
+        f"seed{'s' if len(seeds[kind]) > 1 else ''} {', '.join(seeds[kind])}: {text}"
+        for kind, text in texts.items()
+    )
 
 
 def _command(cell: PretrainCell) -> str:
@@ -201,22 +245,18 @@ def _command(cell: PretrainCell) -> str:
     return shlex.join([*words, "--data", str(cell.config.data.store), "--out", "RUN"])
 
 
-def _result(bench: Bench, chains: Sequence[Chain], reasons: Mapping[str, str]) -> dict[str, Any]:
-    cells = [cell for chain in chains for cell in chain.cells]
+def _result(bench: Bench, runs: PlannedRuns, reasons: Mapping[str, str]) -> dict[str, Any]:
+    cells = runs.cells
     done = [cell.folder.read_json(RESULT) for cell in cells if cell.folder.is_finished]
     return {
         "task": "benchmark",
         "suite": bench.suite.name,
         "command": typed_command(),
         "store_fingerprint": bench.store_fingerprint,
-        "num_cells": len(cells),
+        "num_cells": len(cells) + runs.num_unplanned,
         "num_done": len(done),
         "failed": dict(reasons),
-        "learning_rates": {
-            f"{chain.method} ({chain.initialisation})": chain.learning_rate
-            for chain in chains
-            if chain.learning_rate
-        },
+        "learning_rates": {choice.encoder.label: choice.chosen for choice in runs.choices},
         "wall_s": sum(result["wall_s"] for result in done),
         "devices": sorted({result["device"] for result in done}),
     }

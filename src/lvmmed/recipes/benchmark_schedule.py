@@ -1,103 +1,148 @@
-"""Running the chains of a benchmark: here or in several processes, with what is left in view."""
+"""Which cell of a benchmark comes next, what became of each, and the time that is left."""
 
 import functools
 import json
-import multiprocessing
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from lvmmed.engine.run_folder import RESULT, RunFolder
 from lvmmed.files import write_atomically
-from lvmmed.recipes.benchmark_cells import Chain, JudgeCell, PretrainCell, run_cell
-from lvmmed.types import InputError
+from lvmmed.recipes.benchmark_cells import Cell, Chain, JudgeCell, PretrainCell, unique_cells
+from lvmmed.recipes.benchmark_work import run_cell
+from lvmmed.recipes.benchmark_workers import Crew, Failure, Here, Run, Runner
 
 Progress = Callable[[float, float, str], None]
-POLL_S = 1.0
+
+
+class CellQueue:
+    """Cells that are missing, in the order to begin them; a judging waits for its pre-training.
+
+    Those whose process was killed wait in `killed`, to be tried once more, alone.
+    """
+
+    def __init__(self, chains: Sequence[Chain]) -> None:
+        before = {cell.path: chain.pretrain for chain in chains for cell in chain.judges}
+        self._before: dict[Path, PretrainCell | None] = before
+        self._waiting = [cell for cell in unique_cells(chains) if not cell.folder.is_finished]
+        self.killed: list[tuple[Cell, Failure]] = []
+        self._alone: set[Path] = set()
+
+    def take(self) -> Cell | None:
+        """Take the first cell that can be begun; None where there is none at the moment."""
+        for cell in self._waiting:
+            before = self._before.get(cell.path)
+            if before is None or before.folder.is_finished:
+                self._waiting.remove(cell)
+                return cell
+        return None
+
+    def postpone(self, cell: Cell, failure: Failure) -> bool:
+        """Put a cell whose process was killed aside.
+
+        Args:
+            cell: whose process was killed.
+            failure: how.
+
+        Returns:
+            False where it was alone already.
+        """
+        if cell.path in self._alone:
+            return False
+        self._alone.add(cell.path)
+        self.killed.append((cell, failure))
+        return True
 
 
 @dataclass(kw_only=True)
 class Schedule:
-    """How chains are run.
+    """How cells are run.
 
     Attributes:
         num_jobs: processes at once; 1 = this one.
         deadline_s: moment of `time.monotonic` after which no further cell is begun; None = never.
         progress: told (cells done, cells, note).
         failures: file into which cells that failed are written, with their reasons.
-        reasons: label of a chain -> first line of what stopped it.
+        run_one: does what a cell asks.
+        failed: label of a cell -> why it came to nothing.
     """
 
     num_jobs: int = 1
     deadline_s: float | None = None
     progress: Progress | None = None
     failures: Path
-    reasons: dict[str, str] = field(default_factory=dict)
+    run_one: Run = run_cell
+    failed: dict[str, Failure] = field(default_factory=dict)
 
-    def run(self, chains: Sequence[Chain]) -> None:
-        """Run every cell that is missing; a chain that fails does not stop the others.
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Label of a cell -> why it came to nothing, in words."""
+        return {label: failure.reason for label, failure in sorted(self.failed.items())}
+
+    def run(self, chains: Sequence[Chain], *, purpose: str = "") -> None:
+        """Run every cell that is missing, but for those whose pre-training failed.
 
         Args:
             chains: in the order to begin them.
+            purpose: what they are for, where it is not the table; told with the progress.
         """
-        missing = [c for c in chains if not all(cell.folder.is_finished for cell in c.cells)]
-        self._tell(chains)
-        if self.num_jobs == 1 or len(missing) < 2:
-            for chain in missing:
-                self._note(chain, _run_chain(chain, self.deadline_s))
-                self._tell(chains)
+        queue = CellQueue(chains)
+        self._tell(chains, purpose)
+        if self.num_jobs == 1:
+            self._run_with(Here(self.run_one), queue, chains, purpose)
         else:
-            self._run_in_processes(missing, chains)
+            threads = max(1, (os.cpu_count() or 1) // self.num_jobs)
+            with Crew(self.run_one, num_threads=threads) as crew:
+                self._run_with(crew, queue, chains, purpose)
         self._write_failures()
 
-    def _run_in_processes(self, missing: Sequence[Chain], chains: Sequence[Chain]) -> None:
-        threads = max(1, (os.cpu_count() or 1) // self.num_jobs)
-        remaining = None if self.deadline_s is None else self.deadline_s - time.monotonic()
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(
-            self.num_jobs,
-            mp_context=context,
-            initializer=_begin_worker,
-            initargs=(threads, os.getpid()),
-        ) as pool:
-            waiting: dict[Future[str | None], Chain] = {
-                pool.submit(_run_in_worker, chain, remaining, time.time()): chain
-                for chain in missing
-            }
-            while waiting:
-                done, _ = wait(waiting, timeout=POLL_S)
-                for future in done:
-                    self._note(waiting.pop(future), future.result())
-                self._tell(chains)
+    def _run_with(
+        self, runner: Runner, queue: CellQueue, chains: Sequence[Chain], purpose: str
+    ) -> None:
+        self._begin(runner, queue)
+        while runner.num_busy:
+            for cell, failure in runner.wait():
+                self._settle(queue, cell, failure)
+            self._tell(chains, purpose)
+            self._begin(runner, queue)
+        self.failed |= {cell.label: failure for cell, failure in queue.killed}  # time was up
 
-    def _note(self, chain: Chain, reason: str | None) -> None:
-        self.reasons.pop(chain.label, None)
-        if reason is not None:
-            self.reasons[chain.label] = reason
+    def _begin(self, runner: Runner, queue: CellQueue) -> None:
+        """Begin as many cells as there is room for; what was killed, alone and at the end."""
+        if self.deadline_s is not None and time.monotonic() > self.deadline_s:
+            return
+        while runner.num_busy < self.num_jobs and (cell := queue.take()) is not None:
+            runner.begin(cell)
+        if runner.num_busy == 0 and queue.killed:
+            runner.disband()
+            runner.begin(queue.killed.pop(0)[0])
 
-    def _tell(self, chains: Sequence[Chain]) -> None:
+    def _settle(self, queue: CellQueue, cell: Cell, failure: Failure | None) -> None:
+        if failure is None:
+            self.failed.pop(cell.label, None)
+        elif not (failure.was_killed and queue.postpone(cell, failure)):
+            self.failed[cell.label] = failure
+            self._write_failures()
+
+    def _tell(self, chains: Sequence[Chain], purpose: str) -> None:
         if self.progress is None:
             return
-        cells = [cell for chain in chains for cell in chain.cells]
+        cells = unique_cells(chains)
         done = [cell for cell in cells if cell.folder.is_finished]
         left_s = remaining_seconds(cells) / self.num_jobs
         note = f"about {left_s / 60:.0f} min left" if done else "no estimate yet"
-        if self.reasons:
-            note += f", {len(self.reasons)} failed"
-        self.progress(len(done), len(cells), note)
+        if self.failed:
+            note += f", {len(self.failed)} failed"
+        self.progress(len(done), len(cells), f"{purpose}: {note}" if purpose else note)
 
     def _write_failures(self) -> None:
-        text = json.dumps(self.reasons, indent=2, sort_keys=True) + "\n"
+        text = json.dumps(self.reasons, indent=2) + "\n"
         write_atomically(self.failures, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def remaining_seconds(cells: Sequence[PretrainCell | JudgeCell]) -> float:
+def remaining_seconds(cells: Sequence[Cell]) -> float:
     """Estimate the time of the cells that are missing from those of their kind that are done.
 
     Args:
@@ -116,7 +161,7 @@ def remaining_seconds(cells: Sequence[PretrainCell | JudgeCell]) -> float:
     return sum(means.get(_kind(cell), overall) for cell in cells if not cell.folder.is_finished)
 
 
-def _kind(cell: PretrainCell | JudgeCell) -> str:
+def _kind(cell: Cell) -> str:
     if isinstance(cell, JudgeCell):
         return cell.task.name
     return f"{cell.config.method.name}/{cell.config.model.backbone}"
@@ -126,35 +171,3 @@ def _kind(cell: PretrainCell | JudgeCell) -> str:
 def _wall_s(folder: Path) -> float:
     """Time of a finished run, which will not change: read once, though asked every second."""
     return float(RunFolder(folder).read_json(RESULT)["wall_s"])
-
-
-def _run_chain(chain: Chain, deadline_s: float | None) -> str | None:
-    """Run the cells of a chain one after the other; gives the reason if one of them fails."""
-    for cell in chain.cells:
-        if deadline_s is not None and time.monotonic() > deadline_s and not cell.folder.is_finished:
-            return None
-        try:
-            run_cell(cell)
-        except InputError as error:
-            return str(error).splitlines()[0]
-    return None
-
-
-def _begin_worker(num_threads: int, parent: int) -> None:
-    """Take a share of the cores, and end with the parent: two of a kind must not write one cell."""
-    torch.set_num_threads(num_threads)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(POLL_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _run_in_worker(chain: Chain, remaining_s: float | None, submitted: float) -> str | None:
-    """The same in another process, whose clock is its own."""
-    deadline_s = None
-    if remaining_s is not None:
-        deadline_s = time.monotonic() + remaining_s - (time.time() - submitted)
-    return _run_chain(chain, deadline_s)

@@ -1,13 +1,14 @@
 """What a benchmark compares: methods x initialisations x seeds, each judged on tasks.
 
-A suite is a YAML file. Paths in it are relative to the folder of data that the user names, so that
-one file fits every machine.
+A suite is a YAML file. Relative paths in it are looked for in the folder of data that the user
+names, so that one file fits every machine, then in the folder of the file; whole paths and `~` are
+taken as they are.
 """
 
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -38,7 +39,8 @@ class SuiteInitialisation(Settings):
     backbone: str
     """Encoder, a name in timm."""
     weights: str = "random"
-    """random, timm:NAME, or a weight file below the folder of data (or the working one)."""
+    """random, timm:NAME, or a weight file or run folder, a path as all of the suite's (or in the
+    working folder)."""
     overrides: tuple[str, ...] = ()
     """Fields to set for every method that starts here."""
     methods: tuple[str, ...] = ()
@@ -53,7 +55,7 @@ class SuiteTask(Settings):
     kind: Literal["probe", "segmentation", "finetune"] = "probe"
     """Frozen kNN and linear probes, a linear probe of the map, or a fine-tuned linear head."""
     data: str
-    """Labelled images, below the folder of data."""
+    """Labelled images: a folder or a list."""
     metrics: tuple[str, ...]
     """Scores to tabulate, such as linear.accuracy; the first one counts in ranks and tests."""
     shifted: tuple[str, ...] = ()
@@ -74,7 +76,7 @@ class Suite(Settings):
     phantoms: bool = False
     """Generate the images instead of reading them from a folder of data."""
     pretrain_on: tuple[str, ...]
-    """Sources of the image store: folders, globs or lists, below the folder of data."""
+    """Sources of the image store: folders, globs or lists."""
     store_size: int = Field(256, ge=16)
     """Short side of stored images in pixels."""
     overrides: tuple[str, ...] = ()
@@ -93,9 +95,9 @@ class Suite(Settings):
     """Columns of the table."""
     reference: str | None = None
     """Method that the others are compared with by paired tests."""
-    learning_rates: tuple[float, ...] = ()
-    """Peak learning rates to choose from, for every method and initialisation alike; empty = the
-    recipe's own. The choice is made at the first seed, on val, and never on a test split."""
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Peak learning rates to try beside the recipe's own, for every method and initialisation
+    alike; empty = the recipe's own. The choice is made at the first seed, on val alone."""
     tune_on: tuple[str, ...] = ()
     """Tasks whose val scores choose the learning rate; empty = all of kind probe."""
 
@@ -112,9 +114,16 @@ class Suite(Settings):
             _check_known(f"initialisations.{start.name}.methods", start.methods, methods)
         _check_known("reference", [self.reference] if self.reference else [], methods)
         _check_known("tune_on", self.tune_on, {task.name for task in self.tasks})
+        if self.learning_rates and not self.tuning_tasks:
+            raise ValueError("tune_on: got none, and no task is a probe; name tasks to choose by")
         if UNTRAINED in methods:
             raise ValueError(f"methods: {UNTRAINED!r} is the name of weights before training")
         return self
+
+    @property
+    def tuning_tasks(self) -> tuple[str, ...]:
+        """Tasks whose val scores choose the learning rate."""
+        return self.tune_on or tuple(task.name for task in self.tasks if task.kind == "probe")
 
     def methods_of(self, start: SuiteInitialisation) -> tuple[SuiteMethod, ...]:
         """Methods that are trained from an initialisation, in the order of the suite."""
@@ -135,6 +144,12 @@ def shipped_suites() -> dict[str, str]:
     return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in files}
 
 
+def is_suite_file(name: str) -> bool:
+    """Whether a suite is meant to be read from a file, and is not one of those shipped."""
+    is_path = name.endswith((".yaml", ".yml")) or Path(name).expanduser().is_file()
+    return name not in shipped_suites() and is_path
+
+
 def load_suite(name: str, overrides: Sequence[str] = ()) -> Suite:
     """Read a suite by its name or from a YAML file.
 
@@ -152,8 +167,8 @@ def load_suite(name: str, overrides: Sequence[str] = ()) -> Suite:
     values: dict[str, Any]
     if name in shipped:
         values = yaml.safe_load(shipped[name])
-    elif name.endswith((".yaml", ".yml")) or Path(name).is_file():
-        values = read_yaml(Path(name))
+    elif is_suite_file(name):
+        values = read_yaml(Path(name).expanduser())
     else:
         hint = did_you_mean(name, list(shipped))
         raise InputError(f"benchmark: got {name!r}; {hint} (or give a .yaml file)")

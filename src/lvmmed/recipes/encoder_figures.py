@@ -123,7 +123,8 @@ def measure_lidar(views: Float[Tensor, "B V D"]) -> float:
 
     Returns:
         1 when one direction tells images apart, at most min(B - 1, D); 0 when nothing does, NaN for
-        fewer than two images or views, or where a feature is not finite.
+        fewer than two images or views, where a feature is not finite, and where features are so
+        large (exploded) that 1e-4 is lost in rounding.
 
     Source:
         LiDAR (Thilak et al. 2023, arXiv 2312.04000), equations 1 to 4. The paper takes 1000 images
@@ -138,7 +139,9 @@ def measure_lidar(views: Float[Tensor, "B V D"]) -> float:
     within = (exact - means.unsqueeze(1)).flatten(0, 1)
     scatter = within.T @ within / (num_images * (num_views - 1))
     scatter = scatter + LIDAR_DELTA * torch.eye(width, dtype=torch.float64)
-    root = torch.linalg.cholesky(scatter)
+    root, failure = torch.linalg.cholesky_ex(scatter)
+    if int(failure) != 0:
+        return math.nan
     # S has the same eigenvalues after whitening by any root of W; take those of a B x B matrix
     whitened = torch.linalg.solve_triangular(root, between.T, upper=False)
     values = torch.linalg.svdvals(whitened).square()

@@ -1,4 +1,4 @@
-"""Is the encoder learning or collapsing: figures on images kept aside, and alarms in words.
+"""Is the encoder learning or collapsing: figures on images kept aside.
 
 Letters used in shapes:
     B: images; D: features of an image.
@@ -6,9 +6,8 @@ Letters used in shapes:
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,20 +40,6 @@ NUM_VIEWS = 4
 """Fixed views of each of them."""
 CHUNK = 128
 """Images encoded at once."""
-COLLAPSE_RANK_FRAC = 0.1
-"""Design section 5, point 7: collapse is an effective rank under this share of that at step 0."""
-COLLAPSE_STD = 0.1
-"""Design section 5, point 7: collapse is a feature deviation under this / sqrt(D)."""
-STARVING_FRAC = 0.3
-"""Share of the time spent waiting for images from which on the loader is said to starve."""
-SATURATED_ACCURACY = 0.98
-"""Matching accuracy under noise and margin from which on little is left to learn from."""
-DROWNING_NOISE = 1.0
-"""Deviation of the noise over that of the node affinities from which on it decides matchings."""
-SPOILING_EDGES = 0.05
-"""Share of nodes that edges spoil, less those they correct, from which on that is worth a word."""
-MIN_SPOILT_ROWS, MAX_SPOILT_ROWS = 5, 10
-"""Rows over which that share is averaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,100 +172,3 @@ def _encode(backbone: Backbone, images: Float[Tensor, "B 3 S S"]) -> Float[Tenso
 def monitor_interval(num_steps: int, *, log_every: int) -> int:
     """Steps between two measurements: on logged steps, about twenty times a run."""
     return log_every * max(1, math.ceil(num_steps / 20 / log_every))
-
-
-def alarms(
-    row: Mapping[str, Any],
-    first_row: Mapping[str, Any],
-    *,
-    width: int,
-    graph_size: int | None,
-    is_last: bool,
-    late: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, str]:
-    """Say in words what is wrong with a run, and what to do about it.
-
-    Args:
-        row: the row of metrics to judge.
-        first_row: the row of step 0.
-        width: features of an image.
-        graph_size: nodes of a graph, None for methods without graphs.
-        is_last: whether the run ends with this row.
-        late: rows of the run's second half so far, for what is normal early in training.
-
-    Returns:
-        Kind of alarm -> text; empty when all is well.
-
-    Source:
-        Design section 5, point 7, for what collapse means.
-    """
-    step, found = row["step"], {}
-    rank, start = row.get("effective_rank"), first_row.get("effective_rank")
-    if rank is not None and start and rank < COLLAPSE_RANK_FRAC * start:
-        found["rank"] = (
-            f"step {step}: collapse, the effective rank is {rank:.1f} and was {start:.1f} at the "
-            "start; lower train.learning_rate or centre the projections"
-        )
-    spread, least = row.get("feature_std"), COLLAPSE_STD / math.sqrt(width)
-    if spread is not None and spread < least:
-        found["spread"] = (
-            f"step {step}: collapse, images look alike to the encoder (feature deviation "
-            f"{spread:.2g}, least {least:.2g}); lower train.learning_rate"
-        )
-    wait = row.get("data_wait_frac")
-    if wait is not None and step > 0 and wait > STARVING_FRAC:
-        found["starving"] = (
-            f"step {step}: {wait:.0%} of the time went by waiting for images; put the store on a "
-            "faster disk or prepare it at a smaller --size"
-        )
-    matching = _matching_alarms(row, graph_size=graph_size, is_last=is_last, late=late)
-    return {**found, **matching}
-
-
-def _matching_alarms(
-    row: Mapping[str, Any],
-    *,
-    graph_size: int | None,
-    is_last: bool,
-    late: Sequence[Mapping[str, Any]],
-) -> dict[str, str]:
-    accuracy = row.get("matching_accuracy")
-    if accuracy is None or graph_size is None:
-        return {}
-    step, found = row["step"], {}
-    if is_last and accuracy < 2 / graph_size:
-        found["matching"] = (
-            f"step {step}: collapse, the end matches {accuracy:.2f} of the nodes, under twice the "
-            f"chance of {1 / graph_size:.2f}; train longer or use the recipe lvm-med"
-        )
-    trained_on = row.get("matching_accuracy_perturbed", accuracy)
-    if trained_on > SATURATED_ACCURACY:
-        found["saturated"] = (
-            f"step {step}: {trained_on:.0%} of the nodes are matched right under noise and margin "
-            "too, little is left to learn; raise method.graph_size or method.margin"
-        )
-    noise = row.get("noise_to_affinity")
-    if noise is not None and noise > DROWNING_NOISE:
-        found["noise"] = (
-            f"step {step}: noise drowns the affinities (its deviation is {noise:.2g} times theirs) "
-            "and decides the matchings; lower method.noise, unless the features have collapsed"
-        )
-    return {**found, **_edge_alarm(step, late)}
-
-
-def _edge_alarm(step: int, late: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    names = ("matching_accuracy", "matching_accuracy_first_order")
-    known = [row for row in late if all(row.get(name) is not None for name in names)]
-    known = known[-MAX_SPOILT_ROWS:]
-    if len(known) < MIN_SPOILT_ROWS:
-        return {}
-    with_edges, without = (sum(row[name] for row in known) / len(known) for name in names)
-    if without - with_edges <= SPOILING_EDGES:
-        return {}
-    return {
-        "edges": (
-            f"step {step}: edges spoil more matches than they correct ({with_edges:.2f} of the "
-            f"nodes right with them, {without:.2f} without, over {len(known)} rows); lower "
-            "method.edge_weight or raise method.edge_ramp_steps"
-        )
-    }

@@ -17,8 +17,9 @@ from lvmmed.engine.loop import Hooks, train
 from lvmmed.engine.run_folder import RESULT, RunFolder
 from lvmmed.models.cards import lineage
 from lvmmed.models.weights import save_encoder
+from lvmmed.recipes.alarms import WatchedRun, alarms
 from lvmmed.recipes.image_feed import ImageFeed, load_images
-from lvmmed.recipes.monitoring import Monitor, alarms
+from lvmmed.recipes.monitoring import Monitor
 from lvmmed.recipes.online_probe import OnlineProbe
 from lvmmed.recipes.pretraining_recipes import RECIPES, resolve_config
 from lvmmed.recipes.pretraining_samples import collect_samples
@@ -186,6 +187,13 @@ class _Run:
         if distributed.is_main():
             batch = load_images(store, held_out.watched.tolist()).to(learner.device)
             self.monitor = Monitor(batch, learner.backbone, config.views, probe=probe)
+        self.watched = WatchedRun(
+            width=learner.backbone.width,
+            batch_size=config.train.batch_size,
+            num_steps=self.num_steps,
+            graph_size=graph_size(config),
+            advice=METHODS[config.method.name].advice,
+        )
         self._take_up()
         self.rows = folder.rows()
         self.alarmed = {kind for row in self.rows for kind in row.get("alarms", ())}
@@ -233,14 +241,7 @@ class _Run:
         """Write a row, with the alarms that it raises for the first time."""
         if not distributed.is_main():
             return
-        found = alarms(
-            row,
-            self.rows[0] if self.rows else row,
-            width=self.learner.backbone.width,
-            graph_size=graph_size(self.config),
-            is_last=row["step"] == self.num_steps - 1,
-            late=[one for one in [*self.rows, row] if 2 * one["step"] >= self.num_steps],
-        )
+        found = alarms([*self.rows, row], self.watched)
         new = {kind: text for kind, text in found.items() if kind not in self.alarmed}
         self.alarmed |= set(new)
         if new:

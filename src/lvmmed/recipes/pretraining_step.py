@@ -38,6 +38,7 @@ class Learner:
             size_px=config.views.size,
             seed=config.train.seed,
         )
+        loaded.backbone.has_frozen_batch_norm = config.model.frozen_batch_norm
         generator = step_generator(config.train.seed, 0, "heads")
         context = MethodContext(backbone=loaded.backbone, facts=facts, generator=generator)
         method = METHODS[config.method.name].build(config.method, context)

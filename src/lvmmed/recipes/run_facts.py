@@ -97,10 +97,15 @@ def refuse_bad_recipe(config: RunConfig, facts: RunFacts) -> None:
         facts: of the run.
 
     Raises:
-        InputError: small crops that the method has no use for or the encoder does not take, or
-            what the method's row refuses.
+        InputError: frozen batch-norm statistics of random weights, small crops that the method has
+            no use for or the encoder does not take, or what the method's row refuses.
     """
     row = METHODS[config.method.name]
+    if config.model.frozen_batch_norm and config.model.weights == "random":
+        raise InputError(
+            "model.frozen_batch_norm: got true, but random weights have no statistics to keep; "
+            "set it to false, or model.weights to weights that were trained"
+        )
     if facts.num_small_crops and not row.takes_small_crops:
         able = ", ".join(name for name, one in METHODS.items() if one.takes_small_crops)
         raise InputError(

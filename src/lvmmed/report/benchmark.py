@@ -12,11 +12,13 @@ from lvmmed.report.benchmark_sections import (
     comparison_rows,
     comparison_sheets,
     cost_rows,
+    missing_rows,
     score_sheets,
     shown_ranks,
     source_rows,
 )
-from lvmmed.report.benchmark_text import DISTRIBUTIONS, column_detail, protocol_sentences
+from lvmmed.report.benchmark_text import DISTRIBUTIONS, protocol_sentences
+from lvmmed.report.benchmark_training import rate_rows, warning_rows
 from lvmmed.report.page import render_template, write_page
 from lvmmed.report.verdicts import counted, enumerated
 
@@ -25,9 +27,9 @@ def build_benchmark_report(table: BenchmarkTable, out: Path, *, title: str | Non
     """Write one self-contained HTML page about a benchmark.
 
     It holds the scores with intervals, plots of them, mean ranks with the critical difference, the
-    differences to the reference method with their tests, costs, what is missing, and the data and
-    commands behind it. The page needs no network and no script. A file that cannot be written is
-    refused with an InputError.
+    differences to the reference method with their tests, learning rates tried, alarms of training,
+    costs, what is missing, and the data and commands behind it. The page needs no network and no
+    script. A file that cannot be written is refused with an InputError.
 
     Args:
         table: results.
@@ -53,10 +55,9 @@ def build_benchmark_report(table: BenchmarkTable, out: Path, *, title: str | Non
         has_costs=bool(table.costs),
         sources=source_rows(table),
         commands=command_rows(table),
-        missing=[
-            (cell.encoder.label, cell.column.task, column_detail(cell.column), cell.reason)
-            for cell in table.missing
-        ],
+        missing=missing_rows(table),
+        rates=rate_rows(table),
+        warnings=warning_rows(table),
     )
     return write_page(out, text)
 
@@ -79,6 +80,7 @@ def benchmark_sentences(table: BenchmarkTable, ranked: Sequence[RankedMethods]) 
         f"{counted(len(methods), 'method')} from {enumerated(table.initialisations) or 'nowhere'} "
         f"on {counted(len(tasks), 'task')}: {scored} of {planned} cells have a score.",
         *(_rank_sentence(ranks) for ranks in ranked),
+        *_unranked_sentences(table, ranked),
         *_comparison_sentences(table),
     )
 
@@ -92,6 +94,20 @@ def _rank_sentence(ranks: RankedMethods) -> str:
         f"Best mean rank over tasks and seeds, {where}, from {ranks.initialisation}: "
         f"{ranking.names[0]}, {ranking.mean_ranks[0]:.1f} of {len(ranking.names)}; {beside} "
         f"(critical difference {ranking.critical_difference:.1f})."
+    )
+
+
+def _unranked_sentences(table: BenchmarkTable, ranked: Sequence[RankedMethods]) -> tuple[str, ...]:
+    """Say where several methods were to be ranked and fewer than two could be."""
+    known = {(ranks.is_shifted, ranks.initialisation) for ranks in ranked}
+    return tuple(
+        f"No ranking, {title.lower()}, from {start}: fewer than two methods have a score in every "
+        "task."
+        for is_shifted, title in DISTRIBUTIONS
+        for start in table.initialisations
+        if table.columns_of(is_shifted=is_shifted, primary_only=True)
+        and len(table.encoders_from(start)) > 1
+        and (is_shifted, start) not in known
     )
 
 

@@ -95,6 +95,8 @@ def _score_mark(cell: CellScore | None) -> Mark:
     detail = f"seeds: {', '.join(seeds)}"
     if cell.seed_std is not None:
         detail += f"; standard deviation {write_number(cell.seed_std, metric)}"
+    if cell.missing_seeds:
+        detail += f"; missing: seed {', '.join(map(str, cell.missing_seeds))}"
     if cell.p_against_best is not None:
         detail += f"; against the best: adjusted p {write_p(cell.p_against_best)}"
     return Mark(
@@ -253,8 +255,8 @@ def cost_rows(table: BenchmarkTable) -> tuple[tuple[str, ...], ...]:
         table: results.
 
     Returns:
-        (start, method, runs, time of a run, shortest and longest, images seen, device, judging),
-        one for each encoder; dashes for weights that were not trained here.
+        (start, method, runs, peak learning rate, time of a run, shortest and longest, images seen,
+        device, judging), one for each encoder; dashes for weights that were not trained here.
     """
     costs = {cost.encoder: cost for cost in table.costs}
     rows = []
@@ -273,17 +275,38 @@ def cost_rows(table: BenchmarkTable) -> tuple[tuple[str, ...], ...]:
     return tuple(rows)
 
 
-def _cost_texts(cost: Cost | None) -> tuple[str, str, str, str, str]:
+def _cost_texts(cost: Cost | None) -> tuple[str, ...]:
     if cost is None or not cost.wall_s:
-        return ("none", ABSENT, ABSENT, ABSENT, cost.device if cost else ABSENT)
+        return ("none", ABSENT, ABSENT, ABSENT, ABSENT, cost.device if cost else ABSENT)
     spread = f"{duration(min(cost.wall_s))} to {duration(max(cost.wall_s))}"
     return (
         str(len(cost.wall_s)),
+        ABSENT if cost.learning_rate is None else f"{cost.learning_rate:g}",
         duration(statistics.fmean(cost.wall_s)),
         spread if len(cost.wall_s) > 1 else ABSENT,
         ABSENT if cost.images_seen is None else f"{cost.images_seen:,}",
         cost.device,
     )
+
+
+def missing_rows(table: BenchmarkTable) -> tuple[tuple[str, str, str, str], ...]:
+    """List (encoder, task, what, reason) of cells without a score, and of those short of seeds."""
+    whole = [
+        (cell.encoder.label, cell.column.task, column_detail(cell.column), cell.reason)
+        for cell in table.missing
+    ]
+    parts = [
+        (
+            cell.encoder.label,
+            cell.column.task,
+            column_detail(cell.column),
+            f"seed {', '.join(map(str, cell.missing_seeds))}; the figure is of "
+            f"{counted(len(cell.per_seed), 'seed')}",
+        )
+        for cell in table.cells
+        if cell.missing_seeds
+    ]
+    return (*whole, *parts)
 
 
 def source_rows(table: BenchmarkTable) -> tuple[tuple[str, ...], ...]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from lvmmed.evaluation.benchmark_table import LEVEL, BenchmarkTable, CellScore, Column, Encoder
+from lvmmed.report.benchmark_training import rate_sentence
 from lvmmed.report.scores import head_title, metric_title, write_number
 
 MISSING = "-"
@@ -23,11 +24,14 @@ CELL_FIELDS = (
     "distribution",
     "is_primary",
     "status",
+    "learning_rate",
     "mean",
     "ci95_low",
     "ci95_high",
     "seed_std",
     "per_seed",
+    "seeds",
+    "missing_seeds",
     "num_cases",
     "num_groups",
     "unit",
@@ -94,9 +98,12 @@ def protocol_sentences(table: BenchmarkTable) -> tuple[str, ...]:
     undefined = sum(cell.mean is None for cell in table.cells)
     if table.missing:
         sentences.append(f"Missing: {len(table.missing)} of {planned} cells.")
+    incomplete = sum(bool(cell.missing_seeds) for cell in table.cells)
+    if incomplete:
+        sentences.append(f"Of fewer seeds than planned: {incomplete} of {planned} cells.")
     if undefined:
         sentences.append(f"Undefined on their cases: {undefined} of {planned} cells.")
-    return tuple(sentences)
+    return (*sentences, *filter(None, [rate_sentence(table)]))
 
 
 def to_csv(table: BenchmarkTable) -> str:
@@ -108,14 +115,17 @@ def to_csv(table: BenchmarkTable) -> str:
     Returns:
         CSV with the header `CELL_FIELDS`. `status` is "scored", "undefined" (no number on these
         cases) or the reason why the cell is missing; a number that is not there is an empty field.
+        `learning_rate` is the peak of pre-training, `missing_seeds` are planned and not there.
     """
     reasons = {(cell.encoder, cell.column): cell.reason for cell in table.missing}
+    rates = {cost.encoder: cost.learning_rate for cost in table.costs}
     rows = []
     for encoder in table.encoders:
         for column in table.columns:
             cell = table.cell(encoder, column)
             known = _csv_values(cell) if cell else {"status": reasons[encoder, column]}
-            rows.append({**_csv_place(encoder, column), **known})
+            rate = {"learning_rate": rates.get(encoder)}
+            rows.append({**_csv_place(encoder, column), **rate, **known})
     return _csv(CELL_FIELDS, rows)
 
 
@@ -171,6 +181,8 @@ def _csv_values(cell: CellScore) -> dict[str, object]:
         "ci95_high": high,
         "seed_std": cell.seed_std,
         "per_seed": " ".join("nan" if value is None else repr(value) for value in cell.per_seed),
+        "seeds": " ".join(map(str, cell.seeds)),
+        "missing_seeds": " ".join(map(str, cell.missing_seeds)),
         "num_cases": cell.num_cases,
         "num_groups": cell.num_groups,
         "unit": cell.unit,

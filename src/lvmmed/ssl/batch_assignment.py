@@ -7,6 +7,7 @@ Letters used in shapes:
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -15,20 +16,34 @@ from torch import Tensor
 from lvmmed.distributed import all_gather
 from lvmmed.matching.affinity import global_affinity
 from lvmmed.matching.graph import Problem
-from lvmmed.matching.imle import MatchingLoss, draw_gumbel, matching_loss
+from lvmmed.matching.imle import draw_gumbel, matching_loss
 from lvmmed.ssl.noise_free import solve_noise_free
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchAssignment:
+    """What the assignment of a batch gives.
+
+    Attributes:
+        loss: twice the share of wrong images; carries the gradient.
+        accuracy: share of images assigned right, under noise and margin.
+    """
+
+    loss: Float[Tensor, ""]
+    accuracy: Float[Tensor, ""]
 
 
 def batch_assignment_loss(
     nodes_s: Float[Tensor, "B F"],
     nodes_t: Float[Tensor, "B F"],
     *,
+    size: int,
     noise: float,
     is_relative: bool,
     margin: float,
     num_samples: int,
     generator: torch.Generator,
-) -> MatchingLoss:
+) -> BatchAssignment:
     """Assign the images of one view to those of the other by cosines under noise and margin.
 
     A graph of 16 tells an image from 15 others; an encoder that has learnt that much has nothing
@@ -39,6 +54,7 @@ def batch_assignment_loss(
     Args:
         nodes_s: projections of the first view.
         nodes_t: projections of the second view, in the same order.
+        size: images assigned at once; a larger batch is cut, as the time grows with the cube.
         noise: scale of the Gumbel noise on the cosines.
         is_relative: the scale counts in standard deviations of the cosines.
         margin: taken off the cosines of the true pairs.
@@ -46,27 +62,35 @@ def batch_assignment_loss(
         generator: of the noise; in the same state on all processes.
 
     Returns:
-        The loss over the joined batch, the same on every process.
+        Loss and accuracy over the joined batch, the same on every process.
 
     Source:
         Paper equations 4 to 6 without edges. Matching a whole batch is ours.
     """
-    problem = _without_edges(
-        global_affinity(all_gather(nodes_s).unsqueeze(0), all_gather(nodes_t).unsqueeze(0))
-    ).repeated(num_samples)
-    affinity = problem.vertex_affinity
-    unit = affinity.detach().std().nan_to_num() if is_relative else 1.0
-    gumbel = draw_gumbel(affinity.shape, generator=generator, device=affinity.device)
-    return matching_loss(
-        torch.nan_to_num(affinity),
-        problem.edge_affinity,
-        problem.neighbors_s,
-        problem.neighbors_t,
-        noise=noise,
-        margin=margin,
-        lambda_=math.inf,
-        vertex_noise=unit * gumbel,
-    )
+    joined = [torch.split(all_gather(nodes), size) for nodes in (nodes_s, nodes_t)]
+    loss, num_right, num_images = nodes_s.new_zeros(()), nodes_s.new_zeros(()), 0
+    for part_s, part_t in zip(*joined, strict=True):
+        affinity = global_affinity(part_s.unsqueeze(0), part_t.unsqueeze(0))
+        problem = _without_edges(affinity).repeated(num_samples)
+        gumbel = draw_gumbel(
+            problem.vertex_affinity.shape, generator=generator, device=affinity.device
+        )
+        # one image has no deviation, and nothing to be told from
+        unit = affinity.detach().std(correction=0).nan_to_num() if is_relative else 1.0
+        result = matching_loss(
+            torch.nan_to_num(problem.vertex_affinity),
+            problem.edge_affinity,
+            problem.neighbors_s,
+            problem.neighbors_t,
+            noise=noise,
+            margin=margin,
+            lambda_=math.inf,
+            vertex_noise=unit * gumbel,
+        )
+        loss = loss + len(part_s) * result.loss
+        num_right = num_right + len(part_s) - result.hamming.sum() / 2 / num_samples
+        num_images += len(part_s)
+    return BatchAssignment(loss=loss / num_images, accuracy=num_right / num_images)
 
 
 def noise_free_assignment_accuracy(

@@ -17,12 +17,16 @@ from torch.nn import functional
 from lvmmed.augment.views import Views
 from lvmmed.distributed import rank, world_size
 from lvmmed.matching.affinity import edge_affinity, global_affinity, local_affinity
-from lvmmed.matching.graph import Problem, knn_graph
+from lvmmed.matching.graph import Problem, join_problems, knn_graph
 from lvmmed.matching.imle import MatchingLoss, draw_gumbel, matching_loss
 from lvmmed.models.backbones import Features
 from lvmmed.models.heads import Projector
 from lvmmed.models.message_passing import MessagePassing
-from lvmmed.ssl.batch_assignment import batch_assignment_loss, noise_free_assignment_accuracy
+from lvmmed.ssl.batch_assignment import (
+    BatchAssignment,
+    batch_assignment_loss,
+    noise_free_assignment_accuracy,
+)
 from lvmmed.ssl.lvm_med_config import LvmMedConfig
 from lvmmed.ssl.method import LossOutput, Method, MethodContext
 from lvmmed.ssl.noise_free import (
@@ -108,23 +112,21 @@ class LvmMed(Method):
                 return LossOutput(
                     total=pooled.sum() * 0.0, metrics={"num_unmatched": num_unmatched}
                 )
-            results = []
-            spoilt = pooled.new_zeros(())
-            for partition in partitions:
-                problem = self._problem(views, features, nodes, partition, step=step)
-                results.append(self._matching_loss(problem, step=step, generator=generator))
-                # the solver sees finite numbers only: a nan or inf must still reach the loss
-                affinities = problem.vertex_affinity.sum() + problem.edge_affinity.sum()
-                spoilt = spoilt + 0.0 * affinities
-            total = torch.stack([result.loss for result in results]).mean()
+            problem = join_problems(
+                [self._problem(views, features, nodes, one, step=step) for one in partitions]
+            )
+            result = self._matching_loss(problem, step=step, generator=generator)
+            total = result.loss
             terms = {"matching_loss": total.detach()}
-            metrics = _perturbed_metrics(results[0], partitions[0])
+            metrics = _perturbed_metrics(result, partitions[0])
             if self.config.batch_weight:
-                result = self._batch_loss(nodes, step=step, generator=generator)
-                part = self.config.batch_weight * result.loss
+                assigned = self._batch_loss(nodes, step=step, generator=generator)
+                part = self.config.batch_weight * assigned.loss
                 total = total + part
                 terms["batch_matching_loss"] = part.detach()
-                metrics["batch_accuracy_perturbed"] = _share_right(result)
+                metrics["batch_accuracy_perturbed"] = assigned.accuracy
+        # the solver sees finite numbers only: a nan or inf must still reach the loss
+        spoilt = 0.0 * (problem.vertex_affinity.sum() + problem.edge_affinity.sum())
         return LossOutput(
             total=total + spoilt, terms=terms, metrics={**metrics, "num_unmatched": num_unmatched}
         )
@@ -156,8 +158,9 @@ class LvmMed(Method):
             solver_gap: how far the noise-free matchings of a few graphs may lie below the best
                 ones (an upper limit; 0 proves them optimal); absent for large graphs.
             edge_weight: in force at this step.
-            batch_accuracy: share of the batch that the matching without edges gets right, without
-                noise and margin; only where `batch_weight` asks for that matching.
+            batch_accuracy: share of the batch (of its first `batch_matching_size` images) that the
+                matching without edges gets right, without noise and margin; only where
+                `batch_weight` asks for that matching.
             Empty when the batch is too small for a graph.
         """
         with torch.autocast(features[0].pooled.device.type, enabled=False):
@@ -182,7 +185,9 @@ class LvmMed(Method):
         if gap is not None:
             found["solver_gap"] = gap
         if self.config.batch_weight:
-            found["batch_accuracy"] = noise_free_assignment_accuracy(*nodes)
+            found["batch_accuracy"] = noise_free_assignment_accuracy(
+                *(one[: self.config.batch_matching_size] for one in nodes)
+            )
         return found
 
     @torch.no_grad()
@@ -297,10 +302,11 @@ class LvmMed(Method):
 
     def _batch_loss(
         self, nodes: tuple[Tensor, Tensor], *, step: int, generator: torch.Generator
-    ) -> MatchingLoss:
+    ) -> BatchAssignment:
         config = self.config
         return batch_assignment_loss(
             *nodes,
+            size=config.batch_matching_size,
             noise=self._noise(step),
             is_relative=config.noise_unit == "relative",
             margin=config.margin,
@@ -362,7 +368,3 @@ def _perturbed_metrics(result: MatchingLoss, partition: Partition) -> dict[str, 
         "hamming": result.hamming.float().mean(),
         "second_solve_skipped": result.second_solve_skipped.float().mean(),
     }
-
-
-def _share_right(result: MatchingLoss) -> Tensor:
-    return 1 - result.hamming.sum() / 2 / result.matching.permutation.numel()

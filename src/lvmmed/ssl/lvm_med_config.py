@@ -31,8 +31,10 @@ class LvmMedConfig(MethodConfig):
     """Who shares a graph: images as they stand in the batch (paper), or those that look alike."""
     partitions: int = Field(1, ge=1)
     """Ways in which a batch is cut into graphs in a step; those after the first are random."""
-    batch_weight: float = Field(0.0, ge=0)
+    batch_weight: float = Field(1.0, ge=0)
     """Weight of a first-order matching of the whole batch beside that of the graphs. Paper 0."""
+    batch_matching_size: int = Field(256, ge=2)
+    """Images of that matching at most; a larger batch is cut, as the time grows with the cube."""
     edge_ramp_steps: int = Field(0, ge=0)
     """Steps over which the edge weight grows from 0 linearly; 0 = constant, as in the paper."""
     message_passing: bool = True
@@ -83,6 +85,7 @@ class LvmMedConfig(MethodConfig):
 
 
 PAPER_LITERAL: dict[str, float | bool | str] = {
+    "batch_weight": 0.0,
     "edge_weight": 1.0,
     "residual": False,
     "centering": False,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lvmmed.config import MethodConfig
+from lvmmed.ssl.advice import Advice
 from lvmmed.ssl.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from lvmmed.ssl.byol import Byol, ByolConfig
 from lvmmed.ssl.deepcluster import Deepcluster, DeepclusterConfig, check_deepcluster
@@ -34,6 +35,7 @@ class MethodRow:
             context's generator.
         summary: one line for lists and help texts.
         source: paper it is written from.
+        advice: what to do when a run of it goes wrong, for alarms.
         check: (configuration, facts of a run) -> refuses with an InputError, before anything
             loads, what the method cannot do, and names the remedy.
         takes_small_crops: whether it makes use of `views.small_crops`.
@@ -44,6 +46,7 @@ class MethodRow:
     build: Callable[[Any, MethodContext], Method]
     summary: str
     source: str
+    advice: Advice
     check: Callable[[Any, RunFacts], None] = _nothing_to_check
     takes_small_crops: bool = False
     needs_memory: bool = False
@@ -55,18 +58,37 @@ METHODS: dict[str, MethodRow] = {
         build=LvmMed,
         summary="second-order graph matching between two views of a batch",
         source="Nguyen et al. 2023, arXiv 2306.11925",
+        advice=Advice(
+            figure="matching_accuracy",
+            collapse="lower train.learning_rate; projections that are centred "
+            "(method.centering=true) and nodes that keep themselves (method.residual=true), as in "
+            "the recipe lvm-med, hold images apart",
+            chance="train longer, or use the recipe lvm-med (method.centering, method.residual, "
+            "a method.margin and little method.noise)",
+        ),
     ),
     "simclr": MethodRow(
         config=SimclrConfig,
         build=Simclr,
         summary="contrast each view with all other images of the batch",
         source="Chen et al. 2020, arXiv 2002.05709",
+        advice=Advice(
+            figure="contrast_accuracy",
+            collapse="lower train.learning_rate, or method.temperature, which spreads images",
+            chance="train longer, raise train.learning_rate, or make views of an image share more "
+            "(views.scale)",
+        ),
     ),
     "moco": MethodRow(
         config=MocoConfig,
         build=Moco,
         summary="contrast a view with a queue of views from the last steps",
         source="He et al. 2019, arXiv 1911.05722; v2 Chen et al. 2020, arXiv 2003.04297",
+        advice=Advice(
+            collapse="lower train.learning_rate, or method.temperature, which spreads images",
+            chance="for short runs lower method.momentum (0.99) and method.queue_length, whose "
+            "keys are of an encoder of long ago; or train longer",
+        ),
         check=check_moco,
     ),
     "byol": MethodRow(
@@ -74,30 +96,60 @@ METHODS: dict[str, MethodRow] = {
         build=Byol,
         summary="predict what a slow copy of the network makes of the other view",
         source="Grill et al. 2020, arXiv 2006.07733",
+        advice=Advice(
+            collapse="lower train.learning_rate; keep method.momentum at 0.9 or more, as a fast "
+            "teacher lets both networks agree on a constant",
+            chance="for short runs lower method.momentum (0.97), as the teacher is still near its "
+            "start; or train longer",
+        ),
     ),
     "barlow-twins": MethodRow(
         config=BarlowTwinsConfig,
         build=BarlowTwins,
         summary="make the cross-correlation of two views' features the identity matrix",
         source="Zbontar et al. 2021, arXiv 2103.03230",
+        advice=Advice(
+            collapse="lower train.learning_rate, or raise method.lambda_, which holds features "
+            "apart",
+            chance="train longer, raise train.learning_rate, or lower method.lambda_, so that the "
+            "agreement of views counts for more",
+        ),
     ),
     "vicreg": MethodRow(
         config=VicregConfig,
         build=Vicreg,
         summary="agree on features that each vary and do not vary together",
         source="Bardes et al. 2021, arXiv 2105.04906",
+        advice=Advice(
+            collapse="lower train.learning_rate, or raise method.variance_weight and "
+            "method.covariance_weight",
+            chance="train longer, or raise train.learning_rate or method.invariance_weight",
+        ),
     ),
     "vicregl": MethodRow(
         config=VicreglConfig,
         build=Vicregl,
         summary="VICReg on views and on pairs of their regions, by place and by features",
         source="Bardes et al. 2022, arXiv 2210.01571",
+        advice=Advice(
+            collapse="lower train.learning_rate, or raise method.variance_weight and "
+            "method.covariance_weight",
+            chance="train longer, raise train.learning_rate or method.invariance_weight, or raise "
+            "method.alpha, the weight of whole views",
+        ),
     ),
     "dino": MethodRow(
         config=DinoConfig,
         build=Dino,
         summary="agree with a slow copy on prototypes, across full views and small crops",
         source="Caron et al. 2021, arXiv 2104.14294",
+        advice=Advice(
+            collapse="lower train.learning_rate; keep method.teacher_temperature under "
+            "method.student_temperature and method.center_momentum under 1",
+            chance="for short runs lower method.momentum (0.97), as the teacher is still near its "
+            "start, and method.teacher_temperature (0.04), as its opinions are too even to teach; "
+            "or train longer",
+        ),
         takes_small_crops=True,
     ),
     "swav": MethodRow(
@@ -105,6 +157,11 @@ METHODS: dict[str, MethodRow] = {
         build=Swav,
         summary="predict the balanced cluster assignment of one view from the others",
         source="Caron et al. 2020, arXiv 2006.09882",
+        advice=Advice(
+            collapse="lower train.learning_rate, or method.epsilon, which makes codes sharper",
+            chance="take fewer method.num_prototypes, as few images stand behind each of many, or "
+            "set a method.queue_length; or train longer",
+        ),
         check=check_swav,
         takes_small_crops=True,
     ),
@@ -113,6 +170,11 @@ METHODS: dict[str, MethodRow] = {
         build=Deepcluster,
         summary="name the k-means cluster that an image fell into in the last epoch",
         source="Caron et al. 2020, arXiv 2006.09882 (DeepCluster-v2)",
+        advice=Advice(
+            collapse="lower train.learning_rate, or take fewer method.num_prototypes",
+            chance="take fewer method.num_prototypes, or train for more epochs, as clusters are "
+            "renewed once in method.recluster_every of them",
+        ),
         check=check_deepcluster,
         takes_small_crops=True,
         needs_memory=True,
@@ -122,6 +184,12 @@ METHODS: dict[str, MethodRow] = {
         build=Mae,
         summary="draw the hidden patches of an image from a few visible ones",
         source="He et al. 2021, arXiv 2111.06377",
+        advice=Advice(
+            figure=None,
+            collapse="a view of few patches leaves little to draw from: raise views.size, take a "
+            "model.backbone of smaller patches or lower method.mask_ratio, and train longer; "
+            "features of mae are judged after fine-tuning more than by a linear probe",
+        ),
         check=check_mae,
     ),
 }

@@ -1,0 +1,263 @@
+"""Running cells of a benchmark here or in processes of their own, whose death is survived."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from lvmmed.recipes.benchmark_cells import Cell
+from lvmmed.types import InputError
+
+POLL_S = 1.0
+END_S = 10.0
+"""Seconds that a process is given to end before it is killed."""
+
+Run = Callable[[Cell], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a cell came to nothing.
+
+    Attributes:
+        reason: one line of words.
+        is_crash: not a mistake that a message explains: an exception, or the end of the process.
+        was_killed: ended from outside by SIGKILL, as a system does that runs out of memory.
+    """
+
+    reason: str
+    is_crash: bool
+    was_killed: bool = False
+
+
+def traceback_file(cell: Cell) -> Path:
+    """Where the traceback of a cell that crashed is written, beside its folder."""
+    return cell.path.with_name(f"{cell.path.name}.traceback.txt")
+
+
+def attempt(cell: Cell, run: Run) -> Failure | None:
+    """Run a cell; what it raises becomes a failure in words.
+
+    Args:
+        cell: what to do.
+        run: does it.
+
+    Returns:
+        None when it was done.
+    """
+    notes = traceback_file(cell)
+    notes.unlink(missing_ok=True)
+    try:
+        run(cell)
+    except InputError as error:
+        return Failure(reason=_first_line(error), is_crash=False)
+    except Exception as error:
+        notes.write_text(traceback.format_exc(), encoding="utf-8")
+        reason = f"{type(error).__name__}: {_first_line(error)}; traceback in {notes}"
+        return Failure(reason=reason, is_crash=True)
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "no message")
+
+
+class Here:
+    """Runs cells in this process, one at a time."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._cells: list[Cell] = []
+
+    @property
+    def num_busy(self) -> int:
+        """Cells begun and not told of."""
+        return len(self._cells)
+
+    def begin(self, cell: Cell) -> None:
+        """Take a cell; `wait` runs it."""
+        self._cells.append(cell)
+
+    def wait(self) -> list[tuple[Cell, Failure | None]]:
+        """Run what was taken."""
+        cells, self._cells = self._cells, []
+        return [(cell, attempt(cell, self._run)) for cell in cells]
+
+    def disband(self) -> None:
+        """Do nothing: there are no other processes."""
+
+
+class Crew:
+    """Runs each cell in one of several processes.
+
+    A process that dies takes its own cell with it and no other. One whose cell crashed is replaced:
+    what an exception leaves behind (a broken device, memory) is no start for the next cell.
+
+    Args:
+        run: does what a cell asks; a function that processes can import.
+        num_threads: threads of each process.
+    """
+
+    def __init__(self, run: Run, *, num_threads: int) -> None:
+        self._run = run
+        self._num_threads = num_threads
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> "Crew":
+        """Start with no process; they are made as they are needed."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End all processes, in the middle of their cells too."""
+        self.disband()
+
+    @property
+    def num_busy(self) -> int:
+        """Cells begun and not told of."""
+        return len(self._busy)
+
+    @property
+    def _busy(self) -> list["_Worker"]:
+        return [worker for worker in self._workers if worker.cell is not None]
+
+    def begin(self, cell: Cell) -> None:
+        """Give a cell to an idle process, or to a new one."""
+        self._workers = [one for one in self._workers if one.cell is not None or one.is_alive()]
+        worker = next((one for one in self._workers if one.cell is None), None)
+        if worker is None:
+            worker = _Worker(self._run, self._num_threads)
+            self._workers.append(worker)
+        worker.begin(cell)
+
+    def wait(self) -> list[tuple[Cell, Failure | None]]:
+        """Wait until a cell comes to an end, but not for long.
+
+        Returns:
+            Cells that did, each with its failure.
+        """
+        busy = self._busy
+        wait([source for worker in busy for source in worker.sources], timeout=POLL_S)
+        ended = []
+        for worker in busy:
+            cell = worker.cell
+            if cell is not None and worker.is_ready():
+                failure = worker.take()
+                ended.append((cell, failure))
+                if failure is not None and failure.is_crash:
+                    worker.end()
+                    self._workers.remove(worker)
+        return ended
+
+    def disband(self) -> None:
+        """End all processes."""
+        for worker in self._workers:
+            worker.end()
+        self._workers = []
+
+
+Runner = Here | Crew
+"""Takes cells with `begin`, and tells with `wait` how they came out."""
+
+
+class _Worker:
+    """A process that runs one cell after the other."""
+
+    def __init__(self, run: Run, num_threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_work, args=(theirs, run, num_threads, os.getpid()), name="benchmark cells"
+        )
+        self._process.start()
+        theirs.close()  # so that the pipe ends with the process
+        self.cell: Cell | None = None
+
+    @property
+    def sources(self) -> Sequence[Connection | int]:
+        """What becomes ready when the cell is done or the process dead."""
+        return (self._pipe, self._process.sentinel)
+
+    def is_alive(self) -> bool:
+        """Whether the process is there."""
+        return self._process.is_alive()
+
+    def begin(self, cell: Cell) -> None:
+        """Hand over a cell; `take` finds out a process that has just died."""
+        self.cell = cell
+        try:
+            self._pipe.send(cell)
+        except OSError:
+            self._process.join(END_S)
+
+    def is_ready(self) -> bool:
+        """Whether the cell came to an end, with the process or without it."""
+        return self._pipe.poll() or not self.is_alive()
+
+    def take(self) -> Failure | None:
+        """How the cell came out."""
+        self.cell = None
+        try:
+            outcome: Failure | None = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join(END_S)
+            return _death(self._process.exitcode)
+        return outcome
+
+    def end(self) -> None:
+        """End the process and free what it held."""
+        self._process.terminate()
+        self._process.join(END_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._pipe.close()
+        self._process.close()
+
+
+def _death(code: int | None) -> Failure:
+    """Say how a process ended."""
+    if code is None or code >= 0:
+        return Failure(reason=f"its process ended with exit code {code}", is_crash=True)
+    name = signal.Signals(-code).name
+    reason = f"its process was ended by {name} (signal {-code})"
+    was_killed = -code == signal.SIGKILL
+    if was_killed:
+        reason += (
+            ", as a system does that runs out of memory; lower --jobs, train.batch_size or "
+            "views.size"
+        )
+    return Failure(reason=reason, is_crash=True, was_killed=was_killed)
+
+
+def _work(pipe: Connection, run: Run, num_threads: int, parent: int) -> None:
+    """Run cells until the pipe ends; an interruption is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(num_threads)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    while True:
+        try:
+            cell = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(attempt(cell, run))
+
+
+def _end_with(parent: int) -> None:
+    """End with the parent: two processes must not write one cell."""
+    while os.getppid() == parent:
+        time.sleep(POLL_S)
+    os._exit(1)

@@ -1,0 +1,130 @@
+"""What a benchmark says of the training behind its figures: learning rates tried, and alarms."""
+
+import csv
+import io
+
+from lvmmed.evaluation.benchmark_table import BenchmarkTable, RateChoice, RateTrial
+from lvmmed.report.groups import ABSENT
+from lvmmed.report.verdicts import enumerated
+
+RATE_FIELDS = (
+    "method",
+    "initialisation",
+    "seed",
+    "learning_rate",
+    "is_recipes_own",
+    "is_chosen",
+    "val_score",
+    "note",
+)
+"""Columns of `rates_to_csv`."""
+
+
+def rate_sentence(table: BenchmarkTable) -> str:
+    """Say which learning rates were chosen, in one sentence; empty where none was tried."""
+    encoders: dict[float, list[str]] = {}
+    for choice in table.rate_choices:
+        if choice.chosen is not None:
+            encoders.setdefault(choice.chosen, []).append(choice.encoder.label)
+    if not encoders:
+        return ""
+    parts = [f"{rate:g} for {enumerated(encoders[rate])}" for rate in sorted(encoders)]
+    seed = table.rate_choices[0].seed
+    return f"Learning rate, chosen on val at seed {seed}: {'; '.join(parts)}."
+
+
+def rate_lines(table: BenchmarkTable) -> tuple[str, ...]:
+    """Say how each learning rate was chosen, a line an encoder."""
+    return tuple(
+        f"learning rate of {choice.encoder.label}: {_outcome(choice)}; "
+        f"{enumerated([_trial_text(choice, trial) for trial in choice.trials])}"
+        for choice in table.rate_choices
+    )
+
+
+def _outcome(choice: RateChoice) -> str:
+    if choice.chosen is None:
+        return "none chosen"
+    where = rate_note(choice)
+    return f"{choice.chosen:g} chosen on val" + (f" ({where})" if where else "")
+
+
+def _trial_text(choice: RateChoice, trial: RateTrial) -> str:
+    whose = " (the recipe's)" if trial.learning_rate == choice.own else ""
+    score = trial.note if trial.val_score is None else f"{100 * trial.val_score:.1f}"
+    return f"{trial.learning_rate:g}{whose}: {score}"
+
+
+def rate_note(choice: RateChoice) -> str:
+    """What a reader of a chosen learning rate must know; empty where there is nothing."""
+    if not choice.is_at_edge:
+        return ""
+    is_largest = choice.chosen == choice.trials[-1].learning_rate
+    kind, beyond = ("largest", "larger") if is_largest else ("smallest", "smaller")
+    return f"the {kind} tried, a {beyond} one may be better"
+
+
+def rate_rows(table: BenchmarkTable) -> tuple[tuple[str, ...], ...]:
+    """Lay out the trials.
+
+    Args:
+        table: results.
+
+    Returns:
+        (start, method, chosen, trials with their scores on val, note), one an encoder.
+    """
+    return tuple(
+        (
+            choice.encoder.initialisation,
+            choice.encoder.method,
+            ABSENT if choice.chosen is None else f"{choice.chosen:g}",
+            "; ".join(_trial_text(choice, trial) for trial in choice.trials),
+            rate_note(choice),
+        )
+        for choice in table.rate_choices
+    )
+
+
+def rates_to_csv(table: BenchmarkTable) -> str:
+    """Write one row for every learning rate tried, scores in fractions of 1.
+
+    Args:
+        table: results.
+
+    Returns:
+        CSV with the header `RATE_FIELDS`; a score that is not there is an empty field.
+    """
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, RATE_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for choice in table.rate_choices:
+        for trial in choice.trials:
+            writer.writerow(
+                {
+                    "method": choice.encoder.method,
+                    "initialisation": choice.encoder.initialisation,
+                    "seed": choice.seed,
+                    "learning_rate": trial.learning_rate,
+                    "is_recipes_own": trial.learning_rate == choice.own,
+                    "is_chosen": trial.learning_rate == choice.chosen,
+                    "val_score": trial.val_score,
+                    "note": trial.note,
+                }
+            )
+    return stream.getvalue()
+
+
+def warning_rows(table: BenchmarkTable) -> tuple[tuple[str, str, str], ...]:
+    """List what alarms said of the training: (start, method, text)."""
+    return tuple(
+        (cost.encoder.initialisation, cost.encoder.method, text)
+        for cost in table.costs
+        for text in cost.warnings
+    )
+
+
+def warning_lines(table: BenchmarkTable) -> tuple[str, ...]:
+    """The same, a line a warning."""
+    return tuple(
+        f"warning: {cost.encoder.label}, {text}" for cost in table.costs for text in cost.warnings
+    )

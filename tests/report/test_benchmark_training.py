@@ -1,0 +1,112 @@
+"""Learning rates tried and alarms of training, in words and tables."""
+
+import csv
+import io
+
+from reference.benchmark_tables import ACCURACY, A, B, make_score, make_table
+
+from lvmmed.evaluation.benchmark_table import Cost, Encoder, RateChoice, RateTrial
+from lvmmed.report.benchmark_text import protocol_sentences, to_csv, to_markdown
+from lvmmed.report.benchmark_training import (
+    rate_lines,
+    rate_rows,
+    rate_sentence,
+    rates_to_csv,
+    warning_lines,
+    warning_rows,
+)
+from lvmmed.report.groups import ABSENT
+
+E_ = Encoder(method="byol", initialisation="scratch")
+
+
+def choice(encoder, chosen, *trials, own=1e-3):
+    tried = tuple(
+        RateTrial(learning_rate=rate, val_score=score, note=note) for rate, score, note in trials
+    )
+    return RateChoice(encoder=encoder, seed=4, own=own, trials=tried, chosen=chosen)
+
+
+CHOICES = (
+    choice(A, 1e-3, (1e-4, 0.5, ""), (1e-3, 0.7125, ""), (1e-2, None, "step 3: the loss is nan")),
+    choice(B, 1e-2, (1e-4, 0.5, ""), (1e-3, 0.6, ""), (1e-2, 0.7, "")),
+    choice(E_, None, (1e-4, 0.5, ""), (1e-3, None, "not done yet")),
+)
+COSTS = (
+    Cost(encoder=A, wall_s=(1.0, 2.0), device="cpu", learning_rate=1e-3),
+    Cost(
+        encoder=B,
+        wall_s=(1.0,),
+        device="cpu",
+        learning_rate=1e-2,
+        warnings=("seeds 0, 1: step 9: does not learn, x; do y",),
+    ),
+)
+TABLE = make_table(
+    (A, B, E_),
+    (ACCURACY,),
+    [
+        make_score(A, ACCURACY, 0.8, per_seed=(0.7, 0.9), seeds=(0, 2), missing_seeds=(1,)),
+        make_score(B, ACCURACY, 0.7, per_seed=(0.7,), seeds=(0,)),
+    ],
+    costs=COSTS,
+    rate_choices=CHOICES,
+)
+
+
+def test_rates_are_told_with_their_scores_on_val_and_the_recipes_own():
+    assert rate_lines(TABLE) == (
+        "learning rate of lvm-med (scratch): 0.001 chosen on val; 0.0001: 50.0, "
+        "0.001 (the recipe's): 71.2 and 0.01: step 3: the loss is nan",
+        "learning rate of dino (scratch): 0.01 chosen on val (the largest tried, a larger one may "
+        "be better); 0.0001: 50.0, 0.001 (the recipe's): 60.0 and 0.01: 70.0",
+        "learning rate of byol (scratch): none chosen; 0.0001: 50.0 and 0.001 (the recipe's): not "
+        "done yet",
+    )
+    assert [row[2] for row in rate_rows(TABLE)] == ["0.001", "0.01", ABSENT]
+
+
+def test_the_chosen_rates_stand_in_every_table():
+    says = "Learning rate, chosen on val at seed 4: 0.001 for lvm-med (scratch); 0.01 for dino"
+    assert rate_sentence(TABLE).startswith(says)
+    assert says in to_markdown(TABLE)
+    rows = list(csv.DictReader(io.StringIO(to_csv(TABLE))))
+    assert [row["learning_rate"] for row in rows] == ["0.001", "0.01", ""]
+
+
+def test_every_trial_is_a_row():
+    rows = list(csv.DictReader(io.StringIO(rates_to_csv(TABLE))))
+    assert len(rows) == 3 + 3 + 2
+    assert rows[1] == {
+        "method": "lvm-med",
+        "initialisation": "scratch",
+        "seed": "4",
+        "learning_rate": "0.001",
+        "is_recipes_own": "True",
+        "is_chosen": "True",
+        "val_score": "0.7125",
+        "note": "",
+    }
+    assert rows[2]["val_score"] == ""
+    assert rows[2]["note"] == "step 3: the loss is nan"
+
+
+def test_a_table_without_trials_says_nothing_of_rates():
+    table = make_table((A,), (ACCURACY,), [make_score(A, ACCURACY, 0.8)])
+    assert (rate_sentence(table), rate_lines(table), warning_rows(table)) == ("", (), ())
+
+
+def test_alarms_of_training_are_listed_by_encoder():
+    text = "seeds 0, 1: step 9: does not learn, x; do y"
+    assert warning_rows(TABLE) == (("scratch", "dino", text),)
+    assert warning_lines(TABLE) == (f"warning: dino (scratch), {text}",)
+
+
+def test_seeds_that_a_figure_is_without_are_counted_and_named():
+    assert "Of fewer seeds than planned: 1 of 3 cells." in protocol_sentences(TABLE)
+    rows = list(csv.DictReader(io.StringIO(to_csv(TABLE))))
+    assert [(row["seeds"], row["missing_seeds"]) for row in rows] == [
+        ("0 2", "1"),
+        ("0", ""),
+        ("", ""),
+    ]
