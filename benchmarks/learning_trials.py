@@ -7,6 +7,7 @@ already is not run again, so the script may be stopped and started.
 
     LVMMED_TEST_DATA=... python benchmarks/learning_trials.py STORE OUT.jsonl --work DIR \
         [--only NAME ...] [--seeds 0 1 2] [--steps 300] [--weights random|FILE]
+        [--set FIELD=VALUE ...]
 """
 
 import argparse
@@ -25,59 +26,68 @@ from lvmmed.recipes.probing import ProbeSettings, probe
 
 PACKS = ("brain_tumor_mri", "cxr_pneumonia_224", "busi_256")
 
+GRAPHS = "method.batch_weight=0"
 DEEP = ("method.projector_hidden_layers=1", "method.projector_hidden_width=512")
 SOFT = ("method.margin=0", "method.noise=0.2", "method.noise_samples=4")
+FIRST_ORDER = "method.second_order=false"
+WHOLE_BATCH: dict[str, tuple[str, ...]] = {
+    "lvm-med": (),
+    "similar": ("method.grouping=similar",),
+    "partitions 4": ("method.partitions=4",),
+    "projector 2, soft": (*DEEP, *SOFT),
+    "projector 2, soft, first order": (*DEEP, *SOFT, FIRST_ORDER),
+    "projector 2, soft, similar": (*DEEP, *SOFT, "method.grouping=similar"),
+}
+"""Trials of the recipe, in which the whole batch is matched beside its graphs."""
+GRAPHS_ALONE: dict[str, tuple[str, ...]] = {
+    "graphs alone": (),
+    "first order": (FIRST_ORDER,),
+    "no message passing": ("method.message_passing=false",),
+    "no local": ("method.alpha=1",),
+    "no noise": ("method.noise=0",),
+    "no residual": ("method.residual=false",),
+    "no centring": ("method.centering=false",),
+    "margin 0": ("method.margin=0",),
+    "margin 0.5": ("method.margin=0.5",),
+    "margin 2": ("method.margin=2",),
+    "noise 0.2": ("method.noise=0.2",),
+    "noise 0.2, margin 0": ("method.noise=0.2", "method.margin=0"),
+    "noise 0.2, margin 0, 4 samples": SOFT,
+    "noise relative": ("method.noise_unit=relative", "method.noise=0.5"),
+    "noise annealed": ("method.noise=0.4", "method.noise_end=0.05"),
+    "edges ramp": ("method.edge_ramp_steps=200",),
+    "edges 0.05": ("method.edge_weight=0.05",),
+    "projector 2": DEEP,
+    "graphs 32": ("method.graph_size=32",),
+    "graphs 64": ("method.graph_size=64",),
+    "graphs 128": ("method.graph_size=128",),
+    "graphs 128, first order": ("method.graph_size=128", FIRST_ORDER),
+    "per data set": ("data.composition=dataset",),
+    "per volume": ("data.composition=volume",),
+    "similar": ("method.grouping=similar",),
+    "partitions 4": ("method.partitions=4",),
+    "solver 8 x 30": ("method.solver_restarts=8", "method.solver_iterations=30"),
+    "projector 2, graphs 64": (*DEEP, "method.graph_size=64"),
+    "projector 2, soft": (*DEEP, *SOFT),
+    "projector 2, soft, similar": (*DEEP, *SOFT, "method.grouping=similar"),
+    "projector 2, soft, graphs 64": (*DEEP, *SOFT, "method.graph_size=64"),
+    "projector 2, soft, graphs 128": (*DEEP, *SOFT, "method.graph_size=128"),
+    "projector 2, soft, graphs 128, first order": (
+        *DEEP,
+        *SOFT,
+        "method.graph_size=128",
+        FIRST_ORDER,
+    ),
+}
+"""Trials without that matching: what each factor does to the matching of graphs."""
 TRIALS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "lvm-med": ("lvm-med", ()),
     "simclr": ("simclr", ("method.projector_hidden_width=512",)),
     "paper-literal": ("paper-literal", ("train.learning_rate=2e-3",)),
-    "first order": ("lvm-med", ("method.second_order=false",)),
-    "no message passing": ("lvm-med", ("method.message_passing=false",)),
-    "no local": ("lvm-med", ("method.alpha=1",)),
-    "no noise": ("lvm-med", ("method.noise=0",)),
-    "no residual": ("lvm-med", ("method.residual=false",)),
-    "no centring": ("lvm-med", ("method.centering=false",)),
-    "margin 0": ("lvm-med", ("method.margin=0",)),
-    "margin 0.5": ("lvm-med", ("method.margin=0.5",)),
-    "margin 2": ("lvm-med", ("method.margin=2",)),
-    "noise 0.2": ("lvm-med", ("method.noise=0.2",)),
-    "noise 0.2, margin 0": ("lvm-med", ("method.noise=0.2", "method.margin=0")),
-    "noise 0.2, margin 0, 4 samples": ("lvm-med", SOFT),
-    "edges ramp": ("lvm-med", ("method.edge_ramp_steps=200",)),
-    "edges 0.05": ("lvm-med", ("method.edge_weight=0.05",)),
-    "projector 2": ("lvm-med", DEEP),
-    "graphs 32": ("lvm-med", ("method.graph_size=32",)),
-    "graphs 64": ("lvm-med", ("method.graph_size=64",)),
-    "graphs 128": ("lvm-med", ("method.graph_size=128",)),
-    "graphs 128, first order": ("lvm-med", ("method.graph_size=128", "method.second_order=false")),
-    "per data set": ("lvm-med", ("data.composition=dataset",)),
-    "per volume": ("lvm-med", ("data.composition=volume",)),
-    "solver 8 x 30": ("lvm-med", ("method.solver_restarts=8", "method.solver_iterations=30")),
-    "projector 2, graphs 64": ("lvm-med", (*DEEP, "method.graph_size=64")),
-    "projector 2, soft": ("lvm-med", (*DEEP, *SOFT)),
-    "projector 2, soft, graphs 64": ("lvm-med", (*DEEP, *SOFT, "method.graph_size=64")),
-    "projector 2, soft, graphs 128": ("lvm-med", (*DEEP, *SOFT, "method.graph_size=128")),
-    "projector 2, soft, graphs 128, first order": (
-        "lvm-med",
-        (*DEEP, *SOFT, "method.graph_size=128", "method.second_order=false"),
-    ),
-    "partitions 4": ("lvm-med", ("method.partitions=4",)),
-    "similar": ("lvm-med", ("method.grouping=similar",)),
-    "noise relative": ("lvm-med", ("method.noise_unit=relative", "method.noise=0.5")),
-    "noise annealed": ("lvm-med", ("method.noise=0.4", "method.noise_end=0.05")),
-    "batch": ("lvm-med", ("method.batch_weight=1",)),
-    "batch, similar": ("lvm-med", ("method.batch_weight=1", "method.grouping=similar")),
-    "batch, partitions 4": ("lvm-med", ("method.batch_weight=1", "method.partitions=4")),
-    "batch, projector 2, soft": ("lvm-med", (*DEEP, *SOFT, "method.batch_weight=1")),
-    "batch, projector 2, soft, first order": (
-        "lvm-med",
-        (*DEEP, *SOFT, "method.batch_weight=1", "method.second_order=false"),
-    ),
-    "batch, projector 2, soft, similar": (
-        "lvm-med",
-        (*DEEP, *SOFT, "method.batch_weight=1", "method.grouping=similar"),
-    ),
-    "projector 2, soft, similar": ("lvm-med", (*DEEP, *SOFT, "method.grouping=similar")),
+    **{name: ("lvm-med", fields) for name, fields in WHOLE_BATCH.items()},
+    **{
+        name if name == "graphs alone" else f"graphs: {name}": ("lvm-med", (GRAPHS, *fields))
+        for name, fields in GRAPHS_ALONE.items()
+    },
 }
 """Name -> (recipe, overrides)."""
 
@@ -100,6 +110,7 @@ def run_trial(
         f"train.seed={seed}",
         f"train.checkpoint_every={arguments.steps}",
         "log.every=20",
+        *arguments.overrides,
         *overrides,
     ]
     config = resolve_config(recipe, settings, store=str(arguments.store))
@@ -144,6 +155,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="FIELD=VALUE")
     arguments = parser.parse_args(words)
     data = Path(os.environ["LVMMED_TEST_DATA"])
     sets = {p: load_labelled_images(data / p, size_px=arguments.size) for p in PACKS}
