@@ -15,6 +15,7 @@ import pytest
 import torch
 from reference.matching_instances import instances
 
+from lvmmed.matching import tabu
 from lvmmed.matching.graph import Problem
 from lvmmed.matching.starts import soft_starts
 from lvmmed.matching.tabu import tabu_ends, tabu_search
@@ -69,10 +70,14 @@ def run(code, *arguments, **variables):
 
 
 def build_case(n, *, num_real=None, noise=0.2, signal=0.0, seed=0, steps=8, k=None):
-    """A problem of training with its own starts, two searches."""
+    """A problem of training with its own starts, two searches.
+
+    Affinities are in steps of 1/1024: all sums are exact, in whatever order they are taken.
+    """
     vertex, edge, *graphs = instances(
         1, n, k=k or min(5, n - 1), signal=signal, noise=noise, seed=seed, dtype=torch.float32
     )
+    vertex, edge = ((1024 * values).round() / 1024 for values in (vertex, edge))
     mask = None
     if num_real is not None:
         mask = (torch.arange(n) < num_real).unsqueeze(0)
@@ -103,7 +108,7 @@ def build_ties(n, num_real=None):
 QUICK = {
     "five nodes": build_case(5, noise=1.0),
     "eight nodes, six real": build_case(8, num_real=6, noise=1.0),
-    "ten nodes": build_case(10, noise=1.0),
+    "rules decide": build_case(10, noise=1.0, seed=21, steps=16),
     "equal affinities": build_ties(6),
 }
 
@@ -119,6 +124,9 @@ THOROUGH = {
     "two nodes": build_case(2, k=1),
     "two blocks wide": build_case(17, noise=1.0, num_real=15),
     "as large as it gets": build_case(32, noise=1.0),
+    "aspiration decides": build_case(10, noise=1.0, seed=8, steps=16),
+    "aspiration decides, padded": build_case(8, num_real=6, noise=1.0, seed=24, steps=12),
+    "tenures decide, padded": build_case(8, num_real=6, noise=1.0, seed=8, steps=16),
     "aligned views": build_case(16, signal=2.0),
     "no steps": build_case(8, steps=0),
     "equal affinities, sixteen nodes": build_ties(16),
@@ -157,10 +165,21 @@ def test_the_kernel_follows_the_torch_search(thorough, name):
     assert torch.equal(thorough[name], found_by_torch(*THOROUGH[name]))
 
 
-def test_the_cases_leave_their_starts():
-    # else a kernel that does nothing would pass
+def test_the_cases_tell_a_wrong_kernel_from_a_right_one(monkeypatch):
     moved = [not torch.equal(found_by_torch(*case), case[1]) for case in THOROUGH.values()]
     assert sum(moved) > len(moved) / 2
+
+    cases = {**QUICK, **THOROUGH}
+    expected = {name: found_by_torch(*case) for name, case in cases.items()}
+    # the two labels of an exchange mixed up
+    for name in ("rules decide", "tenures decide, padded"):
+        problem, starts, tenures = cases[name]
+        found = found_by_torch(problem, starts, tenures.flip(2))
+        assert not torch.equal(found, expected[name]), name
+    # no tabu exchange allowed, however good
+    monkeypatch.setattr(tabu, "ASPIRATION_MARGIN", torch.inf)
+    for name in ("rules decide", "aspiration decides", "aspiration decides, padded"):
+        assert not torch.equal(found_by_torch(*cases[name]), expected[name]), name
 
 
 @needs_triton
@@ -186,6 +205,18 @@ def test_compiled_for_an_h100_the_kernel_writes_to_global_memory_once(tmp_path):
         assert ".target sm_90" in ptx
         assert ptx.count("st.global") == 1
         assert "atom." not in ptx
+
+
+def test_without_triton_the_solver_works_as_ever():
+    code = """
+import sys, torch
+sys.modules["triton"] = None  # any import of it fails
+from lvmmed.matching.solver import solve
+graph = torch.tensor([[[1], [0]]])
+print(solve(torch.eye(2).unsqueeze(0), torch.ones(1, 2, 2), graph, graph).objective.item())
+"""
+    # by hand: two nodes and two edges kept
+    assert float(run(code, LVMMED_TRITON="1")) == 4.0
 
 
 def test_blocks_have_the_next_power_of_two_and_eight_at_least():

@@ -11,6 +11,7 @@ Letters used in shapes:
     k: neighbour slots of a node.
     Nk: edge slots of a graph, N * k; edge (i, a) stands at index i * k + a.
     R: restarts.
+    U: random numbers.
 """
 
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from torch import Tensor
 
 from lvmmed.matching.checks import check_shapes, check_values
 from lvmmed.matching.graph import Problem, at_least_single, edges_present
+from lvmmed.matching.search_choice import search_labels
 from lvmmed.matching.starts import force_padding, soft_starts
-from lvmmed.matching.tabu import tabu_search
 from lvmmed.matching.terms import build_terms
 from lvmmed.types import InputError
 
@@ -66,7 +67,8 @@ def solve(  # noqa: PLR0913 -- a problem of five tensors, two effort knobs and t
     depends neither on its place nor on its companions: solving a batch equals solving its graphs
     one by one with generators in the same state. Half precision is raised to single; single and
     double are kept. On a GPU nothing waits for the device (with k > 0, unless `check` is set) and
-    all shapes are fixed, so the call can be captured as a CUDA graph.
+    all shapes are fixed, so the call can be captured as a CUDA graph. With LVMMED_TRITON=1 the
+    first call for a size does wait, see `search_choice`.
 
     Without any edge the problem is a linear assignment and is solved exactly on the processor: with
     no neighbour slots (k = 0) always, which makes a GPU wait; with empty ones on the CPU only, as
@@ -97,27 +99,76 @@ def solve(  # noqa: PLR0913 -- a problem of five tensors, two effort knobs and t
     Source:
         Paper equation 4 (with affinities = -costs). Robust tabu search after Taillard (1991).
     """
-    check_shapes(vertex_affinity, edge_affinity, neighbors_s, neighbors_t, mask)
+    check_effort(restarts, iterations)
+    problem = searchable(vertex_affinity, edge_affinity, neighbors_s, neighbors_t, mask)
+    if check or (check is None and vertex_affinity.device.type == "cpu"):
+        check_values(problem)
+    if _has_no_edges(problem):
+        return _best_of(problem, _assign_exactly(problem))
+    vertex = problem.vertex_affinity
+    uniform = draw_uniform(num_drawn(vertex.shape[1], restarts, iterations), vertex, generator)
+    return search(problem, uniform, restarts=restarts, iterations=iterations)
+
+
+def check_effort(restarts: int, iterations: int) -> None:
+    """Refuse an effort that `solve` does not take."""
     if restarts < 1:
         raise InputError(f"restarts: got {restarts}, need at least 1")
     if iterations < 0:
         raise InputError(f"iterations: got {iterations}, need 0 or more")
-    problem = Problem(
-        vertex_affinity=at_least_single(vertex_affinity.detach()),
-        edge_affinity=at_least_single(edge_affinity.detach()).to(
-            at_least_single(vertex_affinity).dtype
-        ),
+
+
+def searchable(
+    vertex_affinity: Float[Tensor, "B N N"],
+    edge_affinity: Float[Tensor, "B Nk Nk"],
+    neighbors_s: Int64[Tensor, "B N k"],
+    neighbors_t: Int64[Tensor, "B N k"],
+    mask: Bool[Tensor, "B N"] | None,
+) -> Problem:
+    """Check the shapes, cut the problem off from gradients and raise half precision to single."""
+    check_shapes(vertex_affinity, edge_affinity, neighbors_s, neighbors_t, mask)
+    vertex = at_least_single(vertex_affinity.detach())
+    return Problem(
+        vertex_affinity=vertex,
+        edge_affinity=at_least_single(edge_affinity.detach()).to(vertex.dtype),
         neighbors_s=neighbors_s,
         neighbors_t=neighbors_t,
         mask=mask,
     )
-    if check or (check is None and vertex_affinity.device.type == "cpu"):
-        check_values(problem)
-    with torch.autocast(vertex_affinity.device.type, enabled=False):
-        if _has_no_edges(problem):
-            candidates = _assign_exactly(problem)
-        else:
-            candidates = _search(problem, restarts, iterations, generator)
+
+
+def num_drawn(num_nodes: int, restarts: int, iterations: int) -> int:
+    """Count the random numbers of `search`."""
+    return restarts * (num_nodes**2 + 2 * iterations)
+
+
+@torch.no_grad()
+def search(
+    problem: Problem, uniform: Float[Tensor, " U"], *, restarts: int, iterations: int
+) -> Matching:
+    """Search as `solve` does, with random numbers drawn before.
+
+    Args:
+        problem: in single or double precision, with at least one neighbour slot.
+        uniform: as many numbers in 0..1 as `num_drawn` says.
+        restarts: searches in a graph.
+        iterations: exchanges in a search.
+
+    Returns:
+        Permutations and their objectives.
+    """
+    n = problem.vertex_affinity.shape[1]
+    vertex = problem.vertex_affinity
+    if problem.mask is not None:
+        is_real = problem.mask.unsqueeze(1) & problem.mask.unsqueeze(2)
+        vertex = vertex.masked_fill(~is_real, 0.0)
+    jitter, tenures = uniform[: restarts * n * n], uniform[restarts * n * n :]
+    noise = -torch.log(-torch.log(jitter.view(restarts, n, n)))
+    tenures = tenures.view(iterations, restarts, 2)
+    with torch.autocast(vertex.device.type, enabled=False):
+        terms = build_terms(problem)
+        starts = soft_starts(terms, vertex, noise, mask=problem.mask)
+        candidates = search_labels(terms, vertex, starts, tenures, mask=problem.mask)
         return _best_of(problem, candidates)
 
 
@@ -175,23 +226,6 @@ def preserved_edges(
     at = permutations.unsqueeze(3).expand(-1, -1, -1, k)
     heads_t = torch.gather(heads_t.expand(-1, num_searches, -1, -1), 2, at)
     return heads_s.unsqueeze(4) == heads_t.unsqueeze(3)
-
-
-def _search(
-    problem: Problem, restarts: int, iterations: int, generator: torch.Generator | None
-) -> Int64[Tensor, "B R N"]:
-    n = problem.vertex_affinity.shape[1]
-    vertex = problem.vertex_affinity
-    if problem.mask is not None:
-        is_real = problem.mask.unsqueeze(1) & problem.mask.unsqueeze(2)
-        vertex = vertex.masked_fill(~is_real, 0.0)
-    terms = build_terms(problem)
-    uniform = draw_uniform(restarts * n * n + iterations * restarts * 2, vertex, generator)
-    jitter, tenures = uniform[: restarts * n * n], uniform[restarts * n * n :]
-    noise = -torch.log(-torch.log(jitter.view(restarts, n, n)))
-    starts = soft_starts(terms, vertex, noise, mask=problem.mask)
-    tenures = tenures.view(iterations, restarts, 2)
-    return tabu_search(terms, vertex, starts, tenures, mask=problem.mask)
 
 
 def draw_uniform(

@@ -24,6 +24,12 @@ IMPOSSIBLE = -1e30
 TABU = -1e20
 """Rank of a tabu exchange, still above an impossible one: made only when nothing else is left."""
 
+ASPIRATION_MARGIN = 1e-6
+"""A tabu exchange is allowed when it beats the best objective so far by more than this."""
+
+BEST_MARGIN = 1e-7
+"""A permutation is a new best when it beats the best objective so far by more than this."""
+
 
 def gradient_at(
     terms: PairTerms,
@@ -69,6 +75,13 @@ def exchange_gains(
     return gain.add_(both.view(*changes.shape[:3], -1).sum(2))
 
 
+def tabu_ends(tenures: Float[Tensor, "T R 2"], num_nodes: int) -> Float[Tensor, "T R 2"]:
+    """Give the iteration up to which each of the two labels left in an iteration stays tabu."""
+    lowest, highest = max(1.0, TENURE[0] * num_nodes), max(2.0, TENURE[1] * num_nodes)
+    ends = torch.arange(1, tenures.shape[0] + 1, device=tenures.device).view(-1, 1, 1)
+    return ends + lowest + (highest - lowest) * tenures
+
+
 def tabu_search(
     terms: PairTerms,
     vertex_affinity: Float[Tensor, "B N N"],
@@ -93,9 +106,7 @@ def tabu_search(
     if n < 2:
         return starts
     exchanges = Exchanges(n, starts.device)
-    lowest, highest = max(1.0, TENURE[0] * n), max(2.0, TENURE[1] * n)
-    ends_at = torch.arange(1, tenures.shape[0] + 1, device=starts.device).view(-1, 1, 1)
-    ends_at = (ends_at + lowest + (highest - lowest) * tenures).to(vertex_affinity.dtype)
+    ends_at = tabu_ends(tenures, n).to(vertex_affinity.dtype)
     gradient = gradient_at(terms, vertex_affinity, starts)
     tabu_until = torch.zeros_like(gradient)
     permutations, best = starts.clone(), starts
@@ -113,7 +124,7 @@ def tabu_search(
             gain = gain.masked_fill_(is_padded, IMPOSSIBLE)
         until = torch.gather(tabu_until, 2, changes[:, :, 1].flatten(2))
         is_tabu = until.view(num_graphs, num_searches, 2, -1).amin(2) > step
-        is_tabu &= gain <= best_value - value + 1e-6  # a new best is always allowed
+        is_tabu &= gain <= best_value - value + ASPIRATION_MARGIN  # a new best is always allowed
         at = gain.masked_fill(is_tabu, TABU).max(2, keepdim=True).indices
         value = value + torch.gather(gain, 2, at)
         change = torch.gather(changes.flatten(2, 3), 3, at.unsqueeze(2).expand(-1, -1, 4, -1))
@@ -124,7 +135,7 @@ def tabu_search(
         tabu_until.scatter_(2, change[..., :2], ends_at[step].expand(num_graphs, -1, -1))
         made = change[..., 2:]
         permutations.scatter_(2, torch.div(made, n, rounding_mode="floor"), made % n)
-        is_better = value > best_value + 1e-7
+        is_better = value > best_value + BEST_MARGIN
         best = torch.where(is_better, permutations, best)
         best_value = torch.maximum(value, best_value)
     return best

@@ -53,7 +53,7 @@ def build_terms(problem: Problem) -> PairTerms:
 
 
 class DenseTerms:
-    """All pairs of assignments in one symmetric table."""
+    """All pairs of assignments in one symmetric `table`, [B, NN, NN]."""
 
     def __init__(self, problem: Problem) -> None:
         num_graphs, num_nodes, k = problem.neighbors_s.shape
@@ -65,31 +65,31 @@ class DenseTerms:
         # [B, Nk, Nk]: the two assignments (tail to tail, head to head) that keep an edge pair
         of_tails = (tails * num_nodes).unsqueeze(1) + tails.unsqueeze(0)
         of_heads = (heads_s * num_nodes).unsqueeze(2) + heads_t.unsqueeze(1)
-        self._table = affinity.new_zeros(num_graphs, num_assignments, num_assignments)
+        self.table = affinity.new_zeros(num_graphs, num_assignments, num_assignments)
         for one, other in ((of_tails, of_heads), (of_heads, of_tails)):
             at = one * num_assignments + other
             # absent slots point at real places, so add (zeros) instead of writing
-            self._table.view(num_graphs, -1).scatter_add_(1, at.flatten(1), affinity.flatten(1))
+            self.table.view(num_graphs, -1).scatter_add_(1, at.flatten(1), affinity.flatten(1))
         self._offset = (torch.arange(num_graphs, device=affinity.device) * num_assignments).view(
             -1, 1, 1
         )
 
     def rows(self, assignments: Int64[Tensor, "B R A"]) -> Float[Tensor, "B R A NN"]:
         """Read whole rows of the table."""
-        rows = self._table.flatten(0, 1).index_select(0, (assignments + self._offset).flatten())
+        rows = self.table.flatten(0, 1).index_select(0, (assignments + self._offset).flatten())
         return rows.view(*assignments.shape, -1)
 
     def pairs(
         self, first: Int64[Tensor, "B R M"], second: Int64[Tensor, "B R M"]
     ) -> Float[Tensor, "B R M"]:
         """Read single entries of the table."""
-        num_assignments = self._table.shape[-1]
+        num_assignments = self.table.shape[-1]
         at = torch.add(second, first, alpha=num_assignments)
-        return torch.gather(self._table.flatten(1), 1, at.flatten(1)).view(first.shape)
+        return torch.gather(self.table.flatten(1), 1, at.flatten(1)).view(first.shape)
 
     def soft(self, assignment: Float[Tensor, "B R NN"]) -> Float[Tensor, "B R NN"]:
         """Multiply with the table."""
-        return torch.bmm(assignment, self._table)
+        return torch.bmm(assignment, self.table)
 
 
 class EdgeTerms:
