@@ -23,6 +23,7 @@ def test_every_shipped_suite_resolves_to_runs_that_can_be(name):
         for method in suite.methods_of(start):
             settings = [*suite.overrides, *start.overrides, *method.overrides]
             settings = [f"model.backbone={start.backbone}", *settings]
+            settings.append(f"model.weights={start.weights}")
             config = resolve_config(method.recipe, settings)
             assert config.method.name in {method.recipe, "lvm-med"}
             refuse_bad_recipe(config, run_facts(config, num_images=5000, steps_per_epoch=20))
