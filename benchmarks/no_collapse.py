@@ -30,7 +30,7 @@ from lvmmed.data.store import Store
 from lvmmed.engine.loop import TrainingStopped
 from lvmmed.engine.run_folder import RunFolder, json_text
 from lvmmed.recipes.alarms import CHANCE_FACTOR, COLLAPSE_RANK_FRAC, COLLAPSE_STD
-from lvmmed.recipes.image_feed import Draw, load_images
+from lvmmed.recipes.image_feed import draw_of, load_images
 from lvmmed.recipes.pretraining import pretrain
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.recipes.pretraining_step import Learner
@@ -131,12 +131,7 @@ def matched_held_out(config: RunConfig, folder: RunFolder) -> tuple[Learner, flo
     order = torch.randperm(len(watched), generator=torch.Generator().manual_seed(0)).numpy()
     chosen = watched[order][: len(watched) - len(watched) % size]  # graphs are mixed
     batch = load_images(store, chosen.tolist())
-    draw = Draw(
-        sizes=batch.sizes,
-        own=slice(0, len(batch)),
-        batch=batch,
-        image_index=torch.arange(len(batch)),
-    )
+    draw = draw_of(batch)
     views = learner.views(draw, step=step, stream="samples")
     learner.backbone.eval()
     matched = method.matching_of(views, learner.encode(views), step=step)

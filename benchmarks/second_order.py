@@ -21,7 +21,7 @@ import torch
 from lvmmed.config import RunConfig
 from lvmmed.data.store import Store
 from lvmmed.engine.run_folder import CONFIG, RunFolder
-from lvmmed.recipes.image_feed import Draw, load_images
+from lvmmed.recipes.image_feed import draw_of, load_images
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.recipes.pretraining_step import Learner
 from lvmmed.recipes.run_facts import plan_run
@@ -73,12 +73,7 @@ def accuracies(
     method = learner.method
     assert isinstance(method, LvmMed)
     batch = load_images(store, [row for graph in graphs for row in graph])
-    draw = Draw(
-        sizes=batch.sizes,
-        own=slice(0, len(batch)),
-        batch=batch,
-        image_index=torch.arange(len(batch)),
-    )
+    draw = draw_of(batch)
     trained = method.config
     found: dict[str, list[float]] = defaultdict(list)
     for number in range(draws):

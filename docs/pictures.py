@@ -31,7 +31,7 @@ from lvmmed.matching.graph import Problem, knn_graph
 from lvmmed.matching.imle import draw_gumbel, matching_loss
 from lvmmed.models.backbones import Backbone, Features
 from lvmmed.models.message_passing import MessagePassing
-from lvmmed.recipes.image_feed import Draw, load_images, owners
+from lvmmed.recipes.image_feed import draw_of, load_images, owners
 from lvmmed.recipes.monitoring import choose_held_out
 from lvmmed.recipes.pretraining import pretrain, resolve_config
 from lvmmed.recipes.pretraining_step import Learner
@@ -136,8 +136,7 @@ def make_states(folder: Path) -> tuple[State, State, list[np.ndarray]]:
     assert held_out.is_held_out
     chosen = np.random.default_rng(0).permutation(held_out.watched)[:128].tolist()
     batch = load_images(store, chosen)
-    index = torch.arange(len(batch))
-    draw = Draw(sizes=batch.sizes, own=slice(0, len(batch)), batch=batch, image_index=index)
+    draw = draw_of(batch)
     facts = run_facts(config, num_images=len(held_out.train), steps_per_epoch=1)
     states = []
     for checkpoint in (None, folder / "run" / "checkpoints" / f"step_{NUM_STEPS:07d}.pt"):

@@ -119,6 +119,16 @@ class Draw:
     wait_s: float = 0.0
 
 
+def draw_of(batch: ImageBatch) -> Draw:
+    """Take a batch for the whole step of a run without other ranks, numbered as it stands."""
+    return Draw(
+        sizes=batch.sizes,
+        own=slice(0, len(batch)),
+        batch=batch,
+        image_index=torch.arange(len(batch)),
+    )
+
+
 class ImageFeed:
     """Loads this rank's images of coming steps in a thread; use it in a `with` block.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from lvmmed.augment.views import ImageBatch, Views, denormalise
 from lvmmed.config import RunConfig
 from lvmmed.data.store import Store
-from lvmmed.recipes.image_feed import Draw, load_images
+from lvmmed.recipes.image_feed import draw_of, load_images
 from lvmmed.recipes.monitoring import square_images
 from lvmmed.recipes.pretraining_step import Learner
 from lvmmed.report.pictures import NODE_PX, graph_suffix
@@ -49,12 +49,7 @@ def collect_samples(
         indices = np.random.default_rng(0).permutation(indices).tolist()
     chosen = list(indices[: max(num_shown, config.train.batch_size)])
     batch = load_images(store, chosen)
-    draw = Draw(
-        sizes=batch.sizes,
-        own=slice(0, len(batch)),
-        batch=batch,
-        image_index=torch.arange(len(batch)),
-    )
+    draw = draw_of(batch)
     views = learner.views(draw, step=step, stream="samples")
     arrays = _shown_views(learner, batch[slice(0, num_shown)], views, num_shown, config)
     if isinstance(learner.method, LvmMed):

@@ -82,15 +82,18 @@ def solve_noise_free(
     """
     shuffle = _fixed_shuffle(problem)
     shuffled = _shuffle_second_view(problem, shuffle)
-    first_order = replace(
-        shuffled,
-        edge_affinity=shuffled.edge_affinity[:, :0, :0],
-        neighbors_s=shuffled.neighbors_s[:, :, :0],
-        neighbors_t=shuffled.neighbors_t[:, :, :0],
-    )
+    problems = [shuffled]
+    if shuffled.neighbors_s.shape[2]:
+        first_order = replace(
+            shuffled,
+            edge_affinity=shuffled.edge_affinity[:, :0, :0],
+            neighbors_s=shuffled.neighbors_s[:, :, :0],
+            neighbors_t=shuffled.neighbors_t[:, :, :0],
+        )
+        problems.append(first_order)
     permutations = [
         shuffle.gather(1, _solve(one, restarts=restarts, iterations=iterations)).cpu()
-        for one in (shuffled, first_order)
+        for one in problems
     ]
     mask = torch.ones(shuffle.shape, dtype=torch.bool)
     if problem.mask is not None:
@@ -100,7 +103,7 @@ def solve_noise_free(
     images[mask] = torch.arange(num_nodes) if order is None else order[:num_nodes].cpu()
     return MatchedGraphs(
         permutation=permutations[0],
-        permutation_first_order=permutations[1],
+        permutation_first_order=permutations[-1],
         neighbors_s=problem.neighbors_s.cpu(),
         neighbors_t=problem.neighbors_t.cpu(),
         mask=mask,
