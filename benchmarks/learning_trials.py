@@ -1,13 +1,15 @@
 """Trials of what makes LVM-Med learn, sized for two cores: one row of JSON a trial and seed.
 
 Every trial is the recipe named in it with a few fields changed, pre-trained on the same store with
-the same views, encoder, images a step and steps, and judged by frozen probes (kNN and linear,
-chosen on val) on brain MRI, chest X-rays and breast ultrasound. A trial that is in the file
-already is not run again, so the script may be stopped and started.
+the same views, encoder, images a step and steps, and judged by frozen probes: kNN and linear
+(chosen on val) on brain MRI, chest X-rays and breast ultrasound, linear on the feature map of
+128-px images for the masks of polyps and breast lesions. A trial that is in the file already is
+not run again, so the script may be stopped and started; `--judge` adds to rows of the file the
+probes that they lack, where their run folders are still there. `learning_score.py` compares rows.
 
     LVMMED_TEST_DATA=... python benchmarks/learning_trials.py STORE OUT.jsonl --work DIR \
-        [--only NAME ...] [--seeds 0 1 2] [--steps 300] [--weights random|FILE]
-        [--set FIELD=VALUE ...]
+        [--only NAME ...] [--seeds 0 1 2] [--steps 300] [--backbone NAME] [--weights random|FILE]
+        [--set FIELD=VALUE ...] [--judge]
 """
 
 import argparse
@@ -15,18 +17,39 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import timm
+from torch import nn
+
+from lvmmed.files import write_atomically
 from lvmmed.recipes.labelled_images import LabelledImages, load_labelled_images
+from lvmmed.recipes.masked_images import load_masked_images
 from lvmmed.recipes.pretraining import pretrain
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.recipes.probing import ProbeSettings, probe
+from lvmmed.recipes.segmentation_probing import SegmentationProbeSettings, probe_segmentation
 
 PACKS = ("brain_tumor_mri", "cxr_pneumonia_224", "busi_256")
+MASK_PACKS = {"polyp masks": "kvasir_seg_256", "lesion masks": "busi_256"}
+MASK_SIZE_PX = 128
+"""A map of 4 x 4 positions; smaller ones say nothing of masks."""
+
+
+@timm.models.register_model  # type: ignore[untyped-decorator]
+def resnet10t_fine(pretrained: bool = False, **options: Any) -> nn.Module:
+    """ResNet-10t whose last stage keeps its resolution: a map of stride 16 instead of 32."""
+    model: nn.Module = timm.create_model(
+        "resnet10t", pretrained=pretrained, output_stride=16, **options
+    )
+    return model
+
 
 GRAPHS = "method.batch_weight=0"
+FINE = "model.backbone=resnet10t_fine"
 DEEP = ("method.projector_hidden_layers=1", "method.projector_hidden_width=512")
 SOFT = ("method.margin=0", "method.noise=0.2", "method.noise_samples=4")
 FIRST_ORDER = "method.second_order=false"
@@ -34,6 +57,23 @@ WHOLE_BATCH: dict[str, tuple[str, ...]] = {
     "lvm-med": (),
     "similar": ("method.grouping=similar",),
     "partitions 4": ("method.partitions=4",),
+    "partitions 4, first order": ("method.partitions=4", FIRST_ORDER),
+    "whole batch alone": (
+        GRAPHS,
+        "method.graph_size=128",
+        FIRST_ORDER,
+        "method.message_passing=false",
+        "method.alpha=1",
+    ),
+    "first order": (FIRST_ORDER,),
+    "no message passing": ("method.message_passing=false",),
+    "no local": ("method.alpha=1",),
+    "no noise": ("method.noise=0",),
+    "grown to 64": ("method.graph_size_end=64",),
+    "grown to 128": ("method.graph_size_end=128",),
+    "small crops 2": ("views.small_crops=2",),
+    "finer map": (FINE,),
+    "finer map, no local": (FINE, "method.alpha=1"),
     "projector 2, soft": (*DEEP, *SOFT),
     "projector 2, soft, first order": (*DEEP, *SOFT, FIRST_ORDER),
     "projector 2, soft, similar": (*DEEP, *SOFT, "method.grouping=similar"),
@@ -97,7 +137,7 @@ def run_trial(
 ) -> dict[str, Any]:
     """Pre-train and judge one trial; the run folders are left in the work folder."""
     recipe, overrides = TRIALS[name]
-    folder = arguments.work / f"{name}-seed{seed}".replace(" ", "_").replace(",", "")
+    folder = folder_of(name, seed, arguments)
     shutil.rmtree(folder, ignore_errors=True)
     settings = [
         f"model.backbone={arguments.backbone}",
@@ -120,24 +160,61 @@ def run_trial(
     row["pretrain_s"] = round(time.perf_counter() - started, 1)
     row["figures"] = result.figures
     row["warnings"] = list(result.warnings)
-    for pack, images in sets.items():
-        row[pack] = judged(str(folder / "run"), images, folder / f"probe-{pack}", seed)
-    return row
+    return row | judged(folder, sets, seed)
 
 
-def judged(weights: str, images: LabelledImages, out: Path, seed: int) -> dict[str, float | None]:
-    """Balanced accuracy by split and probe, in percent."""
-    settings = ProbeSettings(seeds=(seed,), fractions=(1.0, 0.1))
-    found = probe(weights, images, out, settings=settings)
-    wanted = "balanced_accuracy"
-    return {
-        f"{split} {key.rpartition('.')[0]}": None
-        if figure.mean is None
-        else round(100 * figure.mean, 2)
-        for split, figures in found.figures.items()
-        for key, figure in figures.items()
-        if key.endswith(wanted)
+def judged(
+    folder: Path, sets: Mapping[str, LabelledImages], seed: int, *, known: Collection[str] = ()
+) -> dict[str, dict[str, float | None]]:
+    """Balanced accuracy, or Dice where there are masks, by split and probe, in percent."""
+    found = {}
+    for name in (name for name in sets if name not in known):
+        inputs = (str(folder / "run"), sets[name], folder / f"probe-{name.replace(' ', '-')}")
+        if name in MASK_PACKS:
+            masks = SegmentationProbeSettings(seeds=(seed,), fractions=(1.0,))
+            result, wanted = probe_segmentation(*inputs, settings=masks), "dice"
+        else:
+            classes = ProbeSettings(seeds=(seed,), fractions=(1.0, 0.1))
+            result, wanted = probe(*inputs, settings=classes), "balanced_accuracy"
+        found[name] = {
+            f"{split} {key.rpartition('.')[0]}": None
+            if figure.mean is None
+            else round(100 * figure.mean, 2)
+            for split, figures in result.figures.items()
+            for key, figure in figures.items()
+            if key.endswith(f".{wanted}")
+        }
+    return found
+
+
+def load_sets(data: Path, size_px: int) -> dict[str, LabelledImages]:
+    """Decode what encoders are judged on: labels at the size of training, masks larger."""
+    masked = {
+        name: load_masked_images(data / pack, size_px=MASK_SIZE_PX, stretch_masks=True)
+        for name, pack in MASK_PACKS.items()
     }
+    return {p: load_labelled_images(data / p, size_px=size_px) for p in PACKS} | masked
+
+
+def judge_further(
+    rows: Sequence[dict[str, Any]],
+    arguments: argparse.Namespace,
+    sets: Mapping[str, LabelledImages],
+) -> None:
+    """Add to rows the probes that they lack, and write the file anew after each."""
+    wanted = {(name, seed) for name in arguments.only for seed in arguments.seeds}
+    for row in rows:
+        folder = folder_of(row["trial"], row["seed"], arguments)
+        if (row["trial"], row["seed"]) in wanted and folder.is_dir():
+            row |= judged(folder, sets, row["seed"], known=row)
+            text = "".join(f"{json.dumps(one)}\n" for one in rows)
+            write_atomically(arguments.out, partial(Path.write_text, data=text))
+
+
+def folder_of(name: str, seed: int, arguments: argparse.Namespace) -> Path:
+    """Work folder of a trial and seed."""
+    place: Path = arguments.work / f"{name}-seed{seed}".replace(" ", "_").replace(",", "")
+    return place
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -156,11 +233,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="FIELD=VALUE")
+    parser.add_argument("--judge", action="store_true", help="add missing probes to rows")
     arguments = parser.parse_args(words)
-    data = Path(os.environ["LVMMED_TEST_DATA"])
-    sets = {p: load_labelled_images(data / p, size_px=arguments.size) for p in PACKS}
+    sets = load_sets(Path(os.environ["LVMMED_TEST_DATA"]), arguments.size)
     lines = arguments.out.read_text().splitlines() if arguments.out.is_file() else []
-    done = {(row["trial"], row["seed"]) for row in map(json.loads, lines)}
+    rows = [json.loads(line) for line in lines]
+    if arguments.judge:
+        judge_further(rows, arguments, sets)
+        return
+    done = {(row["trial"], row["seed"]) for row in rows}
     for seed in arguments.seeds:
         for name in arguments.only:
             if (name, seed) not in done:

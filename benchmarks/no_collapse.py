@@ -33,7 +33,7 @@ from lvmmed.recipes.alarms import CHANCE_FACTOR, COLLAPSE_RANK_FRAC, COLLAPSE_ST
 from lvmmed.recipes.image_feed import draw_of, load_images
 from lvmmed.recipes.pretraining import pretrain
 from lvmmed.recipes.pretraining_recipes import resolve_config
-from lvmmed.recipes.pretraining_step import Learner
+from lvmmed.recipes.pretraining_step import Learner, learner_of_run
 from lvmmed.recipes.run_facts import graph_size, plan_run
 from lvmmed.ssl.lvm_med import LvmMed
 
@@ -117,13 +117,11 @@ def collapse_figures(
 @torch.no_grad()
 def matched_held_out(config: RunConfig, folder: RunFolder) -> tuple[Learner, float, int]:
     """Match the images that were kept aside, in whole graphs, by the encoder of the last step."""
-    checkpoint = folder.latest_checkpoint()
-    assert checkpoint is not None
-    step, state = checkpoint
     store = Store.open(Path(config.data.store or ""))
     plan = plan_run(config, store)
-    learner = Learner(config, torch.device("cpu"), plan.facts)
-    learner.load_state(state)
+    found = learner_of_run(folder, config, plan.facts)
+    assert found is not None
+    step, learner = found
     method, size = learner.method, graph_size(config)
     assert isinstance(method, LvmMed)
     assert size is not None

@@ -23,7 +23,7 @@ from lvmmed.data.store import Store
 from lvmmed.engine.run_folder import CONFIG, RunFolder
 from lvmmed.recipes.image_feed import draw_of, load_images
 from lvmmed.recipes.pretraining_recipes import resolve_config
-from lvmmed.recipes.pretraining_step import Learner
+from lvmmed.recipes.pretraining_step import Learner, learner_of_run
 from lvmmed.recipes.run_facts import plan_run
 from lvmmed.ssl.lvm_med import LvmMed
 
@@ -33,11 +33,10 @@ WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 def load_learner(path: Path, store: Store) -> tuple[Learner, RunConfig]:
     """Take up the last checkpoint of a run."""
     config = resolve_config(str(path / CONFIG))
-    learner = Learner(config, torch.device("cpu"), plan_run(config, store).facts)
-    checkpoint = RunFolder(path).latest_checkpoint()
-    if checkpoint is None or not isinstance(learner.method, LvmMed):
+    found = learner_of_run(RunFolder(path), config, plan_run(config, store).facts)
+    if found is None or not isinstance(found[1].method, LvmMed):
         raise SystemExit(f"{path}: not a run of lvm-med with a checkpoint")
-    learner.load_state(checkpoint[1])
+    learner = found[1]
     learner.backbone.eval()
     return learner, config
 

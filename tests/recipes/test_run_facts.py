@@ -1,5 +1,7 @@
 """What is refused before anything is loaded."""
 
+from dataclasses import replace
+
 import pytest
 from reference.ssl_batches import run_facts
 
@@ -37,3 +39,19 @@ def test_small_crops_that_are_no_multiple_of_the_patch_are_refused():
     with pytest.raises(InputError, match=r"of 40 px.*\(Input height \(40\).*patch size \(16\)"):
         _refused("dino", *vit, "views.small_size=40", num_small=2)
     _refused("dino", *vit, "views.small_size=48", num_small=2)
+
+
+def test_small_crops_that_nothing_would_match_are_refused():
+    _refused("lvm-med", num_small=2)
+    with pytest.raises(InputError, match=r"small_crops: got 2, but with method.batch_weight=0 "):
+        _refused("lvm-med", "method.batch_weight=0", num_small=2)
+    _refused("lvm-med", "method.batch_weight=0", num_small=0)
+
+
+def test_graphs_that_grow_beyond_the_share_of_a_process_are_refused():
+    grown = ["method.graph_size=8", "method.graph_size_end=32"]
+    facts = replace(run_facts(num_images=96), num_ranks=2)
+    refuse_bad_recipe(resolve_config("lvm-med", grown), replace(facts, batch_size=128))
+    with pytest.raises(InputError, match=r"batch_size: got 96, need a multiple of 64 \(2 proc"):
+        refuse_bad_recipe(resolve_config("lvm-med", grown), facts)
+    refuse_bad_recipe(resolve_config("lvm-med", grown), replace(facts, num_ranks=1))

@@ -325,31 +325,52 @@ def test_relative_noise_of_a_graph_does_not_depend_on_the_scale_of_others(views)
         torch.testing.assert_close(a[:4], b[:4])
 
 
-def test_the_whole_batch_is_assigned_as_by_trying_all_permutations(views):
-    """Six images: the extra loss and its gradient are those of the best of 720 permutations."""
+@pytest.mark.parametrize("num_small", [0, 2])
+def test_the_whole_batch_is_assigned_as_by_trying_all_permutations(views, num_small):
+    """Six images: extra loss and gradient are those of the best of 720 permutations.
+
+    With small crops, of the mean over each full view with every view that comes after it.
+    """
     fields = {**QUIET, "graph_size": 3, "neighbors": 2, "margin": 0.5}
     method = _method(**{**fields, "batch_weight": 0.7})
-    features = _features(6, seed=3)
+    features = [*_features(6, seed=3), *_features(6, seed=5)[:num_small]]
     some = [view[slice(0, 6)] for view in views]
-    nodes_s, nodes_t = (method.projector(one.pooled) for one in features)
-    cosines = torch.nn.functional.cosine_similarity(nodes_s[:, None], nodes_t[None], dim=2)
-    raised = cosines.detach() - 0.5 * torch.eye(6)
-    best = max(
-        itertools.permutations(range(6)),
-        key=lambda p: sum(float(raised[i, p[i]]) for i in range(6)),
-    )
-    num_wrong = sum(node != i for i, node in enumerate(best))
+    nodes = [method.projector(one.pooled) for one in features]
+    pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3)] if num_small else [(0, 1)]
+    worth, num_wrong = 0.0, 0
+    for first, second in pairs:
+        sides = (nodes[first][:, None], nodes[second][None])
+        cosines = torch.nn.functional.cosine_similarity(*sides, dim=2)
+        raised = cosines.detach() - 0.5 * torch.eye(6)
+        best = max(
+            itertools.permutations(range(6)),
+            key=lambda p: sum(float(raised[i, p[i]]) for i in range(6)),
+        )
+        num_wrong += sum(node != i for i, node in enumerate(best))
+        worth += sum(cosines[i, best[i]] - cosines[i, i] for i in range(6)) / len(pairs)
     assert num_wrong > 0
-    worth = sum(cosines[i, best[i]] - cosines[i, i] for i in range(6))
     expected = torch.autograd.grad(0.7 * worth / 6, [one.map for one in features])
-    without = _run(_method(**fields), some, features)
+    without = _run(_method(**fields), some, features[:2])
     with_batch = _run(method, some, features)
     extra = float((with_batch.total - without.total).detach())
-    assert extra == pytest.approx(0.7 * 2 * num_wrong / 6)
+    assert extra == pytest.approx(0.7 * 2 * num_wrong / 6 / len(pairs))
     assert float(with_batch.terms["batch_matching_loss"]) == pytest.approx(extra)
-    plain = _gradients(without, features)
+    plain = [*_gradients(without, features[:2]), *[0.0] * num_small]
     for got, base, wanted in zip(_gradients(with_batch, features), plain, expected, strict=True):
         torch.testing.assert_close(got - base, wanted, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("step", "size"), [(0, 5), (13, 5), (14, 10), (26, 10), (27, 20), (40, 20)]
+)
+def test_graphs_grow_by_doublings_at_even_intervals_of_the_run(views, step, size):
+    """40 steps from graphs of 5 to graphs of 20; figures stay those of graphs of 5."""
+    features, fields = _features(20), {**QUIET, "neighbors": 2, "margin": 0.5}
+    growing = _method(**fields, graph_size=5, graph_size_end=20)
+    got = _run(growing, views, features, step=step).total
+    expected = _run(_method(**fields, graph_size=size), views, features, step=step).total
+    torch.testing.assert_close(got, expected)
+    assert len(growing.matching_of(views, features, step=step).permutation[0]) == 5
 
 
 def test_several_partitions_average_their_losses(views):
@@ -380,6 +401,7 @@ def test_similar_images_share_a_graph(views):
     "changed",
     [
         {"graph_size": 8},
+        {"graph_size": 10, "graph_size_end": 20},
         {"neighbors": 3},
         {"alpha": 0.5},
         {"local_best_frac": 1.0},
@@ -456,6 +478,8 @@ def test_more_noise_than_signal_drowns_the_matching(views):
         ({"graph_size": 1}, r"method\.graph_size: got 1; .* greater than or equal to 2"),
         ({"neighbors": 16}, r"method\.neighbors: got 16, need fewer than .* = 16; lower it"),
         ({"graph_size": 4}, r"method\.neighbors: got 5, need fewer than .* = 4; lower it"),
+        ({"graph_size_end": 48}, r"graph_size_end: got 48, need .* = 16 times .*such as 64"),
+        ({"graph_size_end": 8}, r"graph_size_end: got 8, need method.graph_size = 16 times 1, 2"),
         ({"neighbors": 0}, r"method\.neighbors: got 0"),
         ({"alpha": 1.2}, r"method\.alpha: got 1\.2"),
         ({"alpha": -0.1}, r"method\.alpha: got -0\.1"),

@@ -40,6 +40,23 @@ class Problem:
     neighbors_t: Int64[Tensor, "B N k"]
     mask: Bool[Tensor, "B N"] | None = None
 
+    @classmethod
+    def of_nodes(
+        cls, vertex_affinity: Float[Tensor, "B N N"], *, mask: Bool[Tensor, "B N"] | None = None
+    ) -> "Problem":
+        """Make problems whose graphs have no edges: linear assignments."""
+        num_graphs, num_nodes = vertex_affinity.shape[:2]
+        no_neighbors = torch.empty(
+            num_graphs, num_nodes, 0, dtype=torch.int64, device=vertex_affinity.device
+        )
+        return cls(
+            vertex_affinity=vertex_affinity,
+            edge_affinity=vertex_affinity.new_empty(num_graphs, 0, 0),
+            neighbors_s=no_neighbors,
+            neighbors_t=no_neighbors,
+            mask=mask,
+        )
+
     def repeated(self, times: int) -> "Problem":
         """Stand the whole batch `times` times behind itself, such as for as many draws of noise."""
         if times == 1:

@@ -4,15 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from lvmmed.config import RunConfig, read_yaml
+from lvmmed.config import read_yaml
 from lvmmed.data.store import Store
 from lvmmed.engine.run_folder import CONFIG, ENVIRONMENT, RESULT, RunFolder
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.recipes.pretraining_samples import collect_samples
-from lvmmed.recipes.pretraining_step import Learner
+from lvmmed.recipes.pretraining_step import learner_of_run
 from lvmmed.recipes.run_facts import plan_run
 from lvmmed.report.matching_picture import draw_matchings
 from lvmmed.report.pictures import SAMPLES, MatchedGraph, matched_graphs_of
@@ -99,13 +96,6 @@ def _kept(folder: RunFolder) -> _Found:
 
 def _from_checkpoint(folder: RunFolder) -> _Found:
     """Match images of the store by the encoder of the last checkpoint."""
-    checkpoint = folder.latest_checkpoint()
-    if checkpoint is None:
-        raise InputError(
-            f"--matching: {folder.path} has neither finished nor written a checkpoint; wait for "
-            "one, or write them more often (train.checkpoint_every)"
-        )
-    step, state = checkpoint
     config = resolve_config(str(folder.path / CONFIG))
     store = Store.open(Path(config.data.store or ""))
     if folder.read_json(ENVIRONMENT).get("data_fingerprint") != store.fingerprint:
@@ -113,24 +103,27 @@ def _from_checkpoint(folder: RunFolder) -> _Found:
             f"--matching: the run {folder.path} saw other images than {store.path} holds "
             "(fingerprints differ); put its store back to where it was"
         )
-    arrays = _collect(config, store, state, step=step)
+    plan = plan_run(config, store)
+    found = learner_of_run(folder, config, plan.facts)
+    if found is None:
+        raise InputError(
+            f"--matching: {folder.path} has neither finished nor written a checkpoint; wait for "
+            "one, or write them more often (train.checkpoint_every)"
+        )
+    step, learner = found
+    # a run that keeps no samples can be looked at all the same
+    log = config.log.model_copy(update={"samples": max(1, config.log.samples)})
+    arrays = collect_samples(
+        learner,
+        store,
+        plan.held_out.watched.tolist(),
+        config=config.model_copy(update={"log": log}),
+        step=step,
+    )
     graphs = matched_graphs_of(arrays, folder.path / SAMPLES)
     if not graphs:
         raise InputError(f"--matching: {store.path} has too few images for a graph")
     return _Found(graphs=graphs, step=step, source="matched now, by the last checkpoint")
-
-
-def _collect(
-    config: RunConfig, store: Store, state: Mapping[str, object], *, step: int
-) -> dict[str, np.ndarray]:
-    plan = plan_run(config, store)
-    learner = Learner(config, torch.device("cpu"), plan.facts)
-    learner.load_state(state)
-    # a run that keeps no samples can be looked at all the same
-    log = config.log.model_copy(update={"samples": max(1, config.log.samples)})
-    config = config.model_copy(update={"log": log})
-    watched = plan.held_out.watched.tolist()
-    return collect_samples(learner, store, watched, config=config, step=step)
 
 
 def _rows(

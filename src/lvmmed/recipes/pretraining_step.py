@@ -15,6 +15,7 @@ from lvmmed.engine.batch_norm import share_batch_norm
 from lvmmed.engine.device import uses_bf16
 from lvmmed.engine.loop import StepResult, is_logged, step_generator
 from lvmmed.engine.optim import build_optimizer
+from lvmmed.engine.run_folder import RunFolder
 from lvmmed.models.backbones import Backbone, Features
 from lvmmed.models.weights import load_encoder
 from lvmmed.recipes.image_feed import Draw, ImageFeed
@@ -110,6 +111,29 @@ class Learner:
             features = self.encode(views)
             with self.arithmetic():
                 self.method.remember(views, features)
+
+
+def learner_of_run(
+    folder: RunFolder, config: RunConfig, facts: RunFacts
+) -> tuple[int, Learner] | None:
+    """Take up the last checkpoint of a run, on the processor, to look at what it had learnt.
+
+    Args:
+        folder: the run.
+        config: of the run.
+        facts: of the run.
+
+    Returns:
+        Steps that had been taken, and encoder and method as they were then; None if the run has
+        written no checkpoint yet.
+    """
+    found = folder.latest_checkpoint()
+    if found is None:
+        return None
+    step, state = found
+    learner = Learner(config, torch.device("cpu"), facts)
+    learner.load_state(state)
+    return step, learner
 
 
 class TrainingStep:

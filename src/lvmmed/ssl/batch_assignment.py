@@ -71,7 +71,7 @@ def batch_assignment_loss(
     loss, num_right, num_images = nodes_s.new_zeros(()), nodes_s.new_zeros(()), 0
     for part_s, part_t in zip(*joined, strict=True):
         affinity = global_affinity(part_s.unsqueeze(0), part_t.unsqueeze(0))
-        problem = _without_edges(affinity).repeated(num_samples)
+        problem = Problem.of_nodes(affinity).repeated(num_samples)
         gumbel = draw_gumbel(
             problem.vertex_affinity.shape, generator=generator, device=affinity.device
         )
@@ -105,15 +105,5 @@ def noise_free_assignment_accuracy(
     Returns:
         1 / B is chance, also where all projections are the same.
     """
-    problem = _without_edges(global_affinity(nodes_s.unsqueeze(0), nodes_t.unsqueeze(0)))
+    problem = Problem.of_nodes(global_affinity(nodes_s.unsqueeze(0), nodes_t.unsqueeze(0)))
     return solve_noise_free(problem, restarts=1, iterations=0).accuracy
-
-
-def _without_edges(affinity: Float[Tensor, "1 A A"]) -> Problem:
-    no_edges = torch.zeros(*affinity.shape[:2], 0, dtype=torch.int64, device=affinity.device)
-    return Problem(
-        vertex_affinity=affinity,
-        edge_affinity=affinity.new_zeros(len(affinity), 0, 0),
-        neighbors_s=no_edges,
-        neighbors_t=no_edges,
-    )

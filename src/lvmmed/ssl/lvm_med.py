@@ -93,9 +93,9 @@ class LvmMed(Method):
         """Match the graphs of the first two views under noise and margin.
 
         Args:
-            views: two views of the same images.
-            features: of both views.
-            step: number of the step; sets the edge weight while it ramps up.
+            views: two views of the same images, then small crops, if any.
+            features: of each view. Small crops take part in the matching of the whole batch only.
+            step: number of the step; sets edge weight, noise and size of graphs where they change.
             generator: of the noise, which is drawn for the graphs of all processes.
 
         Returns:
@@ -105,7 +105,7 @@ class LvmMed(Method):
         pooled = features[0].pooled
         with torch.autocast(pooled.device.type, enabled=False):
             nodes = self._project(features)
-            partitions = self._partitions(nodes, generator=generator)
+            partitions = self._partitions(nodes, step=step, generator=generator)
             num_unmatched = pooled.new_tensor(float(partitions[0].num_left_over))
             if partitions[0].num_graphs == 0:
                 # 0, but on the autograd graph, so that a backward pass works
@@ -120,7 +120,8 @@ class LvmMed(Method):
             terms = {"matching_loss": total.detach()}
             metrics = _perturbed_metrics(result, partitions[0])
             if self.config.batch_weight:
-                assigned = self._batch_loss(nodes, step=step, generator=generator)
+                small = [self.projector(one.pooled.float()) for one in features[2:]]
+                assigned = self._batch_loss([*nodes, *small], step=step, generator=generator)
                 part = self.config.batch_weight * assigned.loss
                 total = total + part
                 terms["batch_matching_loss"] = part.detach()
@@ -165,7 +166,7 @@ class LvmMed(Method):
         """
         with torch.autocast(features[0].pooled.device.type, enabled=False):
             nodes = self._project(features)
-            partition = self._first_partition(nodes)
+            partition = self._partition(nodes, self.config.graph_size)
             if partition.num_graphs == 0:
                 return {}
             problem = self._problem(views, features, nodes, partition, step=step)
@@ -209,7 +210,7 @@ class LvmMed(Method):
         """
         with torch.autocast(features[0].pooled.device.type, enabled=False):
             nodes = self._project(features)
-            partition = self._first_partition(nodes)
+            partition = self._partition(nodes, self.config.graph_size)
             if partition.num_graphs == 0:
                 raise ValueError(f"views: got {len(views[0])} image, a graph needs at least 2")
             problem = self._problem(views, features, nodes, partition, step=step)
@@ -219,27 +220,30 @@ class LvmMed(Method):
         first, second = (self.projector(one.pooled.float()) for one in features[:2])
         return first, second
 
-    def _first_partition(self, nodes: tuple[Tensor, Tensor]) -> Partition:
-        size, device = self.config.graph_size, nodes[0].device
+    def _partition(self, nodes: tuple[Tensor, Tensor], size: int) -> Partition:
         order = None
         if self.config.grouping == "similar":
             first, second = (functional.normalize(one, dim=1) for one in nodes)
             order = similar_order(first + second, size)
-        return partition_batch(len(nodes[0]), size, device=device, order=order)
+        return partition_batch(len(nodes[0]), size, device=nodes[0].device, order=order)
 
     def _partitions(
-        self, nodes: tuple[Tensor, Tensor], *, generator: torch.Generator
+        self, nodes: tuple[Tensor, Tensor], *, step: int, generator: torch.Generator
     ) -> list[Partition]:
-        found = [self._first_partition(nodes)]
+        size = self._training_size(step)
+        found = [self._partition(nodes, size)]
         num_images, device = len(nodes[0]), nodes[0].device
         for _ in range(1, self.config.partitions):
             order = torch.randperm(num_images, generator=generator, device=generator.device)
-            found.append(
-                partition_batch(
-                    num_images, self.config.graph_size, device=device, order=order.to(device)
-                )
-            )
+            found.append(partition_batch(num_images, size, device=device, order=order.to(device)))
         return found
+
+    def _training_size(self, step: int) -> int:
+        start, end = self.config.graph_size, self.config.graph_size_end
+        if end is None:
+            return start
+        num_doublings = (end // start).bit_length() - 1
+        return start << min(num_doublings, step * (num_doublings + 1) // self._num_steps)
 
     def _problem(
         self,
@@ -301,18 +305,26 @@ class LvmMed(Method):
         return start if end is None else start + (end - start) * min(1.0, step / self._num_steps)
 
     def _batch_loss(
-        self, nodes: tuple[Tensor, Tensor], *, step: int, generator: torch.Generator
+        self, nodes: list[Tensor], *, step: int, generator: torch.Generator
     ) -> BatchAssignment:
+        """Match each full view (the first two) with every later view; the mean over those pairs."""
         config = self.config
-        return batch_assignment_loss(
-            *nodes,
-            size=config.batch_matching_size,
-            noise=self._noise(step),
-            is_relative=config.noise_unit == "relative",
-            margin=config.margin,
-            num_samples=config.noise_samples,
-            generator=generator,
-        )
+        assigned = [
+            batch_assignment_loss(
+                nodes[first],
+                nodes[second],
+                size=config.batch_matching_size,
+                noise=self._noise(step),
+                is_relative=config.noise_unit == "relative",
+                margin=config.margin,
+                num_samples=config.noise_samples,
+                generator=generator,
+            )
+            for first in range(2)
+            for second in range(first + 1, len(nodes))
+        ]
+        loss = torch.stack([one.loss for one in assigned]).mean()
+        return BatchAssignment(loss=loss, accuracy=assigned[0].accuracy)
 
     def _matching_loss(
         self, problem: Problem, *, step: int, generator: torch.Generator

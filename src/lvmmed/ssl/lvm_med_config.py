@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import AliasChoices, Field, model_validator
 
 from lvmmed.config import MethodConfig
+from lvmmed.ssl.method import RunFacts
+from lvmmed.types import InputError
 
 
 class LvmMedConfig(MethodConfig):
@@ -15,6 +17,9 @@ class LvmMedConfig(MethodConfig):
     """Row of the table of methods."""
     graph_size: int = Field(16, ge=2)
     """Images of a graph (paper appendix A; best of its figure 5). Chance is 1 / graph_size."""
+    graph_size_end: int | None = Field(None, ge=2)
+    """Images of a training graph at the end, reached by doublings at even intervals; none = fixed.
+    Figures, and the samples that are kept, stay those of graph_size."""
     neighbors: int = Field(5, ge=1)
     """Out-edges of a node, fewer than graph_size (paper appendix A)."""
     alpha: float = Field(0.8, ge=0, le=1)
@@ -79,9 +84,46 @@ class LvmMedConfig(MethodConfig):
                 f"method.neighbors: got {self.neighbors}, need fewer than method.graph_size = "
                 f"{self.graph_size}; lower it or enlarge the graphs"
             )
+        if self.graph_size_end is not None and not _is_doubled(
+            self.graph_size, self.graph_size_end
+        ):
+            raise ValueError(
+                f"method.graph_size_end: got {self.graph_size_end}, need method.graph_size = "
+                f"{self.graph_size} times 1, 2, 4, 8, ..., such as {4 * self.graph_size}"
+            )
         if math.isnan(self.lambda_):
             raise ValueError("method.lambda_: got nan, need a number above 0 or inf")
         return self
+
+
+def check_lvm_med(config: LvmMedConfig, facts: RunFacts) -> None:
+    """Refuse small crops that nothing would match, and grown graphs that processes cannot share.
+
+    Args:
+        config: of the method.
+        facts: of the run.
+
+    Raises:
+        InputError: small crops without the matching of the whole batch, or a batch that does not
+            divide into graphs of the largest size on every process.
+    """
+    if facts.num_small_crops and not config.batch_weight:
+        raise InputError(
+            f"views.small_crops: got {facts.num_small_crops}, but with method.batch_weight=0 only "
+            "graphs of full views are matched; set it to 0, or method.batch_weight above 0"
+        )
+    unit = facts.num_ranks * (config.graph_size_end or config.graph_size)
+    if facts.num_ranks > 1 and facts.batch_size % unit:
+        raise InputError(
+            f"train.batch_size: got {facts.batch_size}, need a multiple of {unit} "
+            f"({facts.num_ranks} processes x graphs of up to {unit // facts.num_ranks}); change it "
+            "or method.graph_size_end"
+        )
+
+
+def _is_doubled(start: int, end: int) -> bool:
+    factor, rest = divmod(end, start)
+    return rest == 0 and factor > 0 and factor & (factor - 1) == 0
 
 
 PAPER_LITERAL: dict[str, float | bool | str] = {

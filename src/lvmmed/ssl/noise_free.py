@@ -84,13 +84,7 @@ def solve_noise_free(
     shuffled = _shuffle_second_view(problem, shuffle)
     problems = [shuffled]
     if shuffled.neighbors_s.shape[2]:
-        first_order = replace(
-            shuffled,
-            edge_affinity=shuffled.edge_affinity[:, :0, :0],
-            neighbors_s=shuffled.neighbors_s[:, :, :0],
-            neighbors_t=shuffled.neighbors_t[:, :, :0],
-        )
-        problems.append(first_order)
+        problems.append(Problem.of_nodes(shuffled.vertex_affinity, mask=shuffled.mask))
     permutations = [
         shuffle.gather(1, _solve(one, restarts=restarts, iterations=iterations)).cpu()
         for one in problems

@@ -11,7 +11,7 @@ from lvmmed.ssl.byol import Byol, ByolConfig
 from lvmmed.ssl.deepcluster import Deepcluster, DeepclusterConfig, check_deepcluster
 from lvmmed.ssl.dino import Dino, DinoConfig
 from lvmmed.ssl.lvm_med import LvmMed
-from lvmmed.ssl.lvm_med_config import LvmMedConfig
+from lvmmed.ssl.lvm_med_config import LvmMedConfig, check_lvm_med
 from lvmmed.ssl.mae import Mae, MaeConfig, check_mae
 from lvmmed.ssl.method import Method, MethodContext, RunFacts
 from lvmmed.ssl.moco import Moco, MocoConfig, check_moco
@@ -66,6 +66,8 @@ METHODS: dict[str, MethodRow] = {
             chance="train longer, or use the recipe lvm-med (method.centering, method.residual, "
             "a method.margin and little method.noise)",
         ),
+        check=check_lvm_med,
+        takes_small_crops=True,
     ),
     "simclr": MethodRow(
         config=SimclrConfig,

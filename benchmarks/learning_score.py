@@ -1,0 +1,115 @@
+"""Compare trials of `learning_trials.py` seed by seed: differences of means with their intervals.
+
+The score of a row is the mean of fourteen figures: kNN, linear and linear on 10 % of the labels
+(balanced accuracy) on brain `test_in`, brain `test`, breast and chest, and the Dice of the linear
+probe on masks of polyps and of breast lesions. All are tests; nothing may be chosen by them. `val`
+is the mean of the nine figures of the classification tasks on val, which choices are made by.
+Differences are paired by seed; their interval is Student's, 95 %, over seeds.
+
+    python benchmarks/learning_score.py ROWS.jsonl [ROWS.jsonl ...] --ours NAME [--against NAME ...]
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lvmmed.evaluation.statistics import t_interval
+
+BRAIN, CHEST, BREAST = "brain_tumor_mri", "cxr_pneumonia_224", "busi_256"
+PROBES = ("knn", "linear", "linear@10%")
+Places = tuple[tuple[str, str], ...]
+"""(data set, key of its figure)."""
+MASKS: Places = (("polyp masks", "test linear"), ("lesion masks", "test linear"))
+
+
+def classification(*sets: tuple[str, str]) -> Places:
+    """All probes of (data set, split) pairs."""
+    return tuple((name, f"{split} {probe}") for name, split in sets for probe in PROBES)
+
+
+COLUMNS: dict[str, Places] = {
+    "val": classification((BRAIN, "val"), (CHEST, "val"), (BREAST, "val")),
+    "score": (
+        *classification((BRAIN, "test_in"), (BRAIN, "test"), (CHEST, "test"), (BREAST, "test")),
+        *MASKS,
+    ),
+    "brain test_in": classification((BRAIN, "test_in")),
+    "brain test": classification((BRAIN, "test")),
+    "chest": classification((CHEST, "test")),
+    "breast": classification((BREAST, "test")),
+    "masks": MASKS,
+}
+
+
+def value_of(row: Mapping[str, Any], places: Places) -> float | None:
+    """Mean of the figures, None where the row lacks one."""
+    found = [row.get(name, {}).get(key) for name, key in places]
+    return None if None in found else sum(found) / len(found)
+
+
+def means_table(rows: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    """Mean of each trial over its seeds, by column."""
+    lines = [_line("trial", "seeds", *COLUMNS), _line(*["---"] * (len(COLUMNS) + 2))]
+    for name, seeds in rows.items():
+        cells = []
+        for places in COLUMNS.values():
+            values = [v for row in seeds.values() if (v := value_of(row, places)) is not None]
+            cells.append(f"{sum(values) / len(values):.1f}" if values else "-")
+        lines.append(_line(name, " ".join(map(str, sorted(seeds))), *cells))
+    return lines
+
+
+def differences_table(
+    rows: Mapping[str, Mapping[int, Mapping[str, Any]]], ours: str, others: Sequence[str]
+) -> list[str]:
+    """Ours minus each other trial over the seeds that both have, by column."""
+    lines = [_line(f"{ours} minus", "seeds", *COLUMNS), _line(*["---"] * (len(COLUMNS) + 2))]
+    for other in others:
+        seeds = sorted(set(rows[ours]) & set(rows[other]))
+        cells = [
+            _difference([(rows[ours][seed], rows[other][seed]) for seed in seeds], places)
+            for places in COLUMNS.values()
+        ]
+        lines.append(_line(other, str(len(seeds)), *cells))
+    return lines
+
+
+def _difference(pairs: Sequence[tuple[Any, Any]], places: Places) -> str:
+    both = [(value_of(a, places), value_of(b, places)) for a, b in pairs]
+    values = [a - b for a, b in both if a is not None and b is not None]
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:+.1f} (1 seed)"
+    found = t_interval(values)
+    of = "" if len(values) == len(pairs) else f", {len(values)} seeds"
+    return f"{found.estimate:+.1f} ({found.low:+.1f} to {found.high:+.1f}{of})"
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--ours", default="lvm-med")
+    parser.add_argument("--against", nargs="*", help="trials; all others by default")
+    arguments = parser.parse_args(words)
+    rows: dict[str, dict[int, dict[str, Any]]] = {}
+    for path in arguments.files:
+        for row in map(json.loads, path.read_text().splitlines()):
+            rows.setdefault(row["trial"], {})[row["seed"]] = row
+    others = arguments.against or [name for name in rows if name != arguments.ours]
+    unknown = [name for name in [arguments.ours, *others] if name not in rows]
+    if unknown:
+        parser.error(f"no rows of {', '.join(unknown)}; the files have {', '.join(rows)}")
+    for lines in (means_table(rows), differences_table(rows, arguments.ours, others)):
+        print("\n".join(lines), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
