@@ -85,9 +85,17 @@ def _problem(num_classes, *, num=400, width=7, seed=0):
     return features, shares / shares.sum(axis=1, keepdims=True), generator.uniform(1, 3, num)
 
 
+def _no_axes(matrix):
+    raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+
+@pytest.mark.parametrize("has_axes", [True, False])
 @pytest.mark.parametrize("num_classes", [2, 3])
 @pytest.mark.parametrize("strength", [1e-3, 1e-1])
-def test_a_fit_equals_that_of_scikit_learn(num_classes, strength):
+def test_a_fit_equals_that_of_scikit_learn(num_classes, strength, has_axes, monkeypatch):
+    """Also where LAPACK finds no principal axes, which happens on maps of many channels."""
+    if not has_axes:
+        monkeypatch.setattr(torch.linalg, "eigh", _no_axes)
     features, shares, weights = _problem(num_classes)
     (found,) = fit_map_probes(features, shares, weights, choices=[strength])
     # every position once a class, with its share as weight, and classes weighing the same

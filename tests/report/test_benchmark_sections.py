@@ -168,7 +168,7 @@ def test_ranks_are_told_by_seeds_and_by_whole_tasks():
     assert shown.title == "In distribution, from scratch"
     # 2 methods: chi-square = N = 4: p 0.0455; N = 2: p 0.157; CD = 1.96 / sqrt N = 0.98 and 1.39
     assert shown.notes == (
-        "4 blocks (2 tasks with their seeds): Friedman p 0.046, 1 of 1 pair apart.",
+        "4 blocks (2 tasks, each seed by itself): Friedman p 0.046, 1 of 1 pair apart.",
         "The stricter reading, 2 blocks of whole tasks: Friedman p 0.157, critical difference "
         "1.39, 0 of 1 pair apart.",
     )

@@ -202,7 +202,7 @@ def _fit_path(
     num_columns = 1 if targets.shape[1] == 2 else targets.shape[1]
     num = targets.sum()
     row_totals = targets.sum(dim=1)
-    spread, axes = torch.linalg.eigh((x.T * row_totals) @ x / num)
+    spread, axes = _principal_axes((x.T * row_totals) @ x / num)
     evenness = (1 - 1 / targets.shape[1]) / targets.shape[1]
     column = x.new_zeros(x.shape[1] + 1, num_columns)
     found = []
@@ -225,6 +225,21 @@ def _fit_path(
         column = outward(u)
         found.append((strength, column, is_converged))
     return found
+
+
+def _principal_axes(
+    second_moment: Float[Tensor, "D D"],
+) -> tuple[Float[Tensor, " D"], Float[Tensor, "D D"]]:
+    """Spread along the principal axes of the features, and the axes as columns.
+
+    In double precision, as single precision once failed on maps of 1280 channels. Where that fails
+    too, the channels themselves serve: a fit then takes more steps to the same optimum.
+    """
+    try:
+        spread, axes = torch.linalg.eigh(second_moment.double())
+    except torch.linalg.LinAlgError:
+        return second_moment.diagonal(), torch.eye(len(second_moment)).to(second_moment)
+    return spread.to(second_moment.dtype), axes.to(second_moment.dtype)
 
 
 _Point = tuple[Tensor, Tensor]

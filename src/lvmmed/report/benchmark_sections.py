@@ -153,7 +153,7 @@ def shown_ranks(table: BenchmarkTable, ranked: Sequence[RankedMethods]) -> tuple
 def _rank_notes(ranks: RankedMethods) -> tuple[str, ...]:
     by_seed, by_task = ranks.by_seed, ranks.by_task
     notes = [
-        f"{by_seed.num_blocks} blocks ({counted(ranks.num_columns, 'task')} with their seeds): "
+        f"{by_seed.num_blocks} blocks ({counted(ranks.num_columns, 'task')}, each seed by itself): "
         f"Friedman p {write_p(by_seed.friedman_p)}, {_pairs_apart(by_seed)}.",
         f"The stricter reading, {counted(by_task.num_blocks, 'block')} of whole tasks: Friedman p "
         f"{write_p(by_task.friedman_p)}, critical difference {by_task.critical_difference:.2f}, "
