@@ -85,7 +85,7 @@ def _problem(num_classes, *, num=400, width=7, seed=0):
     return features, shares / shares.sum(axis=1, keepdims=True), generator.uniform(1, 3, num)
 
 
-def _no_axes(matrix):
+def _no_axes(matrix):  # noqa: ARG001
     raise torch.linalg.LinAlgError("the algorithm failed to converge")
 
 

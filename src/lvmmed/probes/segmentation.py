@@ -237,7 +237,7 @@ def _principal_axes(
     """
     try:
         spread, axes = torch.linalg.eigh(second_moment.double())
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         return second_moment.diagonal(), torch.eye(len(second_moment)).to(second_moment)
     return spread.to(second_moment.dtype), axes.to(second_moment.dtype)
 
