@@ -49,36 +49,44 @@ def resnet10t_fine(pretrained: bool = False, **options: Any) -> nn.Module:
 
 
 GRAPHS = "method.batch_weight=0"
+ONE_PARTITION = "method.partitions=1"
 FINE = "model.backbone=resnet10t_fine"
 DEEP = ("method.projector_hidden_layers=1", "method.projector_hidden_width=512")
 SOFT = ("method.margin=0", "method.noise=0.2", "method.noise_samples=4")
 FIRST_ORDER = "method.second_order=false"
-WHOLE_BATCH: dict[str, tuple[str, ...]] = {
+RECIPE: dict[str, tuple[str, ...]] = {
     "lvm-med": (),
-    "similar": ("method.grouping=similar",),
-    "partitions 4": ("method.partitions=4",),
-    "partitions 4, first order": ("method.partitions=4", FIRST_ORDER),
+    "first order": (FIRST_ORDER,),
+    "no message passing": ("method.message_passing=false",),
+    "no local": ("method.alpha=1",),
+    "no noise": ("method.noise=0",),
     "whole batch alone": (
         GRAPHS,
+        ONE_PARTITION,
         "method.graph_size=128",
         FIRST_ORDER,
         "method.message_passing=false",
         "method.alpha=1",
     ),
-    "first order": (FIRST_ORDER,),
-    "no message passing": ("method.message_passing=false",),
-    "no local": ("method.alpha=1",),
-    "no noise": ("method.noise=0",),
+}
+"""The recipe, and what it is without its parts."""
+ONE_CUT: dict[str, tuple[str, ...]] = {
+    "one partition": (),
+    "similar": ("method.grouping=similar",),
     "grown to 64": ("method.graph_size_end=64",),
     "grown to 128": ("method.graph_size_end=128",),
     "small crops 2": ("views.small_crops=2",),
     "finer map": (FINE,),
     "finer map, no local": (FINE, "method.alpha=1"),
+    "batch 4": ("method.batch_weight=4",),
+    "margin 0.5": ("method.margin=0.5",),
+    "margin 2": ("method.margin=2",),
+    "projector 2": DEEP,
     "projector 2, soft": (*DEEP, *SOFT),
     "projector 2, soft, first order": (*DEEP, *SOFT, FIRST_ORDER),
     "projector 2, soft, similar": (*DEEP, *SOFT, "method.grouping=similar"),
 }
-"""Trials of the recipe, in which the whole batch is matched beside its graphs."""
+"""Trials with the batch cut into graphs in one way only."""
 GRAPHS_ALONE: dict[str, tuple[str, ...]] = {
     "graphs alone": (),
     "first order": (FIRST_ORDER,),
@@ -119,13 +127,17 @@ GRAPHS_ALONE: dict[str, tuple[str, ...]] = {
         FIRST_ORDER,
     ),
 }
-"""Trials without that matching: what each factor does to the matching of graphs."""
+"""Trials without the matching of the whole batch: what each factor does to that of graphs."""
 TRIALS: dict[str, tuple[str, tuple[str, ...]]] = {
     "simclr": ("simclr", ("method.projector_hidden_width=512",)),
     "paper-literal": ("paper-literal", ("train.learning_rate=2e-3",)),
-    **{name: ("lvm-med", fields) for name, fields in WHOLE_BATCH.items()},
+    **{name: ("lvm-med", fields) for name, fields in RECIPE.items()},
     **{
-        name if name == "graphs alone" else f"graphs: {name}": ("lvm-med", (GRAPHS, *fields))
+        name if not fields else f"one partition: {name}": ("lvm-med", (ONE_PARTITION, *fields))
+        for name, fields in ONE_CUT.items()
+    },
+    **{
+        name if not fields else f"graphs: {name}": ("lvm-med", (GRAPHS, ONE_PARTITION, *fields))
         for name, fields in GRAPHS_ALONE.items()
     },
 }

@@ -19,7 +19,13 @@ from lvmmed.types import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH = 6
-QUIET = {"noise": 0.0, "centering": False, "projection_width": 8, "batch_weight": 0.0}
+QUIET = {
+    "noise": 0.0,
+    "centering": False,
+    "projection_width": 8,
+    "batch_weight": 0.0,
+    "partitions": 1,
+}
 TINY = {**QUIET, "graph_size": 4, "neighbors": 2}
 
 
@@ -377,7 +383,9 @@ def test_several_partitions_average_their_losses(views):
     """Graphs of the whole batch: every partition holds the same graph, in another order."""
     fields = {**QUIET, "graph_size": 20, "alpha": 1.0, "margin": 0.5, "second_order": False}
     features = _features(20)
-    one, three = (_run(_method(**fields, partitions=count), views, features) for count in (1, 3))
+    one, three = (
+        _run(_method(**{**fields, "partitions": count}), views, features) for count in (1, 3)
+    )
     torch.testing.assert_close(one.total, three.total)
     for a, b in zip(_gradients(one, features), _gradients(three, features), strict=True):
         torch.testing.assert_close(a, b)

@@ -27,6 +27,7 @@ from lvmmed.ssl.batch_assignment import (
     batch_assignment_loss,
     noise_free_assignment_accuracy,
 )
+from lvmmed.ssl.graph_nodes import GraphNodes, random_partition, regions_of
 from lvmmed.ssl.lvm_med_config import LvmMedConfig
 from lvmmed.ssl.method import LossOutput, Method, MethodContext
 from lvmmed.ssl.noise_free import (
@@ -50,8 +51,9 @@ class LvmMed(Method):
     wrong nodes, and implicit MLE gives the gradient: towards the affinities of the true matching,
     away from those of the one found.
 
-    Differs from the paper in: projections are centred, message passing has a residual, edge terms
-    are scaled down, true pairs carry a margin, noise is small (all fields of the configuration;
+    Differs from the paper in: a batch is cut into graphs in several ways and also matched as a
+    whole without edges, projections are centred, message passing has a residual, edge terms are
+    scaled down, true pairs carry a margin, noise is small (all fields of the configuration;
     `PAPER_LITERAL` undoes them). A short last graph is matched at its own size; the paper does not
     say what it does with it.
 
@@ -104,21 +106,20 @@ class LvmMed(Method):
         """
         pooled = features[0].pooled
         with torch.autocast(pooled.device.type, enabled=False):
-            nodes = self._project(features)
-            partitions = self._partitions(nodes, step=step, generator=generator)
-            num_unmatched = pooled.new_tensor(float(partitions[0].num_left_over))
-            if partitions[0].num_graphs == 0:
+            sides = self._sides(views, features)
+            nodes = [side.nodes for side in sides]
+            partition = self._partition(sides, self._training_size(step))
+            num_unmatched = pooled.new_tensor(float(partition.num_left_over))
+            if partition.num_graphs == 0:
                 # 0, but on the autograd graph, so that a backward pass works
                 return LossOutput(
                     total=pooled.sum() * 0.0, metrics={"num_unmatched": num_unmatched}
                 )
-            problem = join_problems(
-                [self._problem(views, features, nodes, one, step=step) for one in partitions]
-            )
-            result = self._matching_loss(problem, step=step, generator=generator)
+            problems = self._training_problems(sides, partition, step=step, generator=generator)
+            result = self._matching_loss(problems, step=step, generator=generator)
             total = result.loss
             terms = {"matching_loss": total.detach()}
-            metrics = _perturbed_metrics(result, partitions[0])
+            metrics = _perturbed_metrics(result, partition)
             if self.config.batch_weight:
                 small = [self.projector(one.pooled.float()) for one in features[2:]]
                 assigned = self._batch_loss([*nodes, *small], step=step, generator=generator)
@@ -127,7 +128,9 @@ class LvmMed(Method):
                 terms["batch_matching_loss"] = part.detach()
                 metrics["batch_accuracy_perturbed"] = assigned.accuracy
         # the solver sees finite numbers only: a nan or inf must still reach the loss
-        spoilt = 0.0 * (problem.vertex_affinity.sum() + problem.edge_affinity.sum())
+        spoilt = 0.0 * sum(
+            problem.vertex_affinity.sum() + problem.edge_affinity.sum() for problem in problems
+        )
         return LossOutput(
             total=total + spoilt, terms=terms, metrics={**metrics, "num_unmatched": num_unmatched}
         )
@@ -165,13 +168,13 @@ class LvmMed(Method):
             Empty when the batch is too small for a graph.
         """
         with torch.autocast(features[0].pooled.device.type, enabled=False):
-            nodes = self._project(features)
-            partition = self._partition(nodes, self.config.graph_size)
+            sides = self._sides(views, features)
+            partition = self._partition(sides, self.config.graph_size)
             if partition.num_graphs == 0:
                 return {}
-            problem = self._problem(views, features, nodes, partition, step=step)
+            problem = self._problem(sides, partition, step=step)
             matched = self._solve(problem, partition)
-            result = self._matching_loss(problem, step=step, generator=generator)
+            result = self._matching_loss([problem], step=step, generator=generator)
         metrics = _perturbed_metrics(result, partition)
         spread = affinity_std(problem)
         noise = self._noise(step) * (spread if self.config.noise_unit == "relative" else 1.0)
@@ -187,7 +190,7 @@ class LvmMed(Method):
             found["solver_gap"] = gap
         if self.config.batch_weight:
             found["batch_accuracy"] = noise_free_assignment_accuracy(
-                *(one[: self.config.batch_matching_size] for one in nodes)
+                *(side.nodes[: self.config.batch_matching_size] for side in sides)
             )
         return found
 
@@ -209,34 +212,50 @@ class LvmMed(Method):
             ValueError: fewer than two images.
         """
         with torch.autocast(features[0].pooled.device.type, enabled=False):
-            nodes = self._project(features)
-            partition = self._partition(nodes, self.config.graph_size)
+            sides = self._sides(views, features)
+            partition = self._partition(sides, self.config.graph_size)
             if partition.num_graphs == 0:
                 raise ValueError(f"views: got {len(views[0])} image, a graph needs at least 2")
-            problem = self._problem(views, features, nodes, partition, step=step)
+            problem = self._problem(sides, partition, step=step)
             return self._solve(problem, partition)
 
-    def _project(self, features: list[Features]) -> tuple[Tensor, Tensor]:
-        first, second = (self.projector(one.pooled.float()) for one in features[:2])
-        return first, second
+    def _sides(self, views: list[Views], features: list[Features]) -> list[GraphNodes]:
+        """Project both full views, and lay out their maps where regions are compared."""
+        return [
+            GraphNodes(
+                nodes=self.projector(one.pooled.float()),
+                regions=regions_of(view, one) if self.config.alpha < 1 else None,
+            )
+            for view, one in zip(views[:2], features[:2], strict=True)
+        ]
 
-    def _partition(self, nodes: tuple[Tensor, Tensor], size: int) -> Partition:
+    def _partition(self, sides: list[GraphNodes], size: int) -> Partition:
         order = None
         if self.config.grouping == "similar":
-            first, second = (functional.normalize(one, dim=1) for one in nodes)
+            first, second = (functional.normalize(side.nodes, dim=1) for side in sides)
             order = similar_order(first + second, size)
-        return partition_batch(len(nodes[0]), size, device=nodes[0].device, order=order)
+        nodes = sides[0].nodes
+        return partition_batch(len(nodes), size, device=nodes.device, order=order)
 
-    def _partitions(
-        self, nodes: tuple[Tensor, Tensor], *, step: int, generator: torch.Generator
-    ) -> list[Partition]:
-        size = self._training_size(step)
-        found = [self._partition(nodes, size)]
-        num_images, device = len(nodes[0]), nodes[0].device
-        for _ in range(1, self.config.partitions):
-            order = torch.randperm(num_images, generator=generator, device=generator.device)
-            found.append(partition_batch(num_images, size, device=device, order=order.to(device)))
-        return found
+    def _training_problems(
+        self,
+        sides: list[GraphNodes],
+        partition: Partition,
+        *,
+        step: int,
+        generator: torch.Generator,
+    ) -> list[Problem]:
+        """Graphs of this process's images, then random ones of the images of all processes."""
+        problems = [self._problem(sides, partition, step=step)]
+        num_further = self.config.partitions - 1
+        joined = [side.joined() for side in sides] if num_further else sides
+        for _ in range(num_further):
+            nodes = sides[0].nodes
+            drawn = random_partition(
+                len(nodes), self._training_size(step), generator=generator, device=nodes.device
+            )
+            problems.append(self._problem(joined, drawn, step=step))
+        return problems
 
     def _training_size(self, step: int) -> int:
         start, end = self.config.graph_size, self.config.graph_size_end
@@ -245,18 +264,10 @@ class LvmMed(Method):
         num_doublings = (end // start).bit_length() - 1
         return start << min(num_doublings, step * (num_doublings + 1) // self._num_steps)
 
-    def _problem(
-        self,
-        views: list[Views],
-        features: list[Features],
-        nodes: tuple[Float[Tensor, "B F"], Float[Tensor, "B F"]],
-        partition: Partition,
-        *,
-        step: int,
-    ) -> Problem:
+    def _problem(self, sides: list[GraphNodes], partition: Partition, *, step: int) -> Problem:
         """Turn two views of a batch into matching problems."""
         config = self.config
-        nodes_s, nodes_t = (partition.split(one) for one in nodes)
+        nodes_s, nodes_t = (partition.split(side.nodes) for side in sides)
         num_neighbors = min(config.neighbors, partition.size - 1)
         neighbors_s = knn_graph(nodes_s.detach(), num_neighbors, mask=partition.mask)
         neighbors_t = knn_graph(nodes_t.detach(), num_neighbors, mask=partition.mask)
@@ -265,7 +276,7 @@ class LvmMed(Method):
             nodes_t = self.message_passing(nodes_t, neighbors_t)
         vertex = config.alpha * global_affinity(nodes_s, nodes_t)
         if config.alpha < 1:
-            vertex = vertex + (1 - config.alpha) * self._local(views, features, partition)
+            vertex = vertex + (1 - config.alpha) * self._local(sides, partition)
         weight = self._edge_weight(step)
         if weight == 0:
             neighbors_s, neighbors_t = neighbors_s[:, :, :0], neighbors_t[:, :, :0]
@@ -278,18 +289,11 @@ class LvmMed(Method):
             mask=partition.mask,
         )
 
-    def _local(
-        self, views: list[Views], features: list[Features], partition: Partition
-    ) -> Float[Tensor, "G N N"]:
-        rows, cols = features[0].map.shape[2:]
-        # [B, D, h, w] -> [G, N, R, D]
-        maps = [partition.split(one.map.flatten(2).transpose(1, 2)) for one in features[:2]]
-        centers = [
-            partition.split(one.region_centers(rows, cols).flatten(1, 2)) for one in views[:2]
-        ]
+    def _local(self, sides: list[GraphNodes], partition: Partition) -> Float[Tensor, "G N N"]:
+        regions = [side.regions for side in sides if side.regions is not None]
         return local_affinity(
-            *maps,
-            *centers,
+            *(partition.split(one.features) for one in regions),
+            *(partition.split(one.centers) for one in regions),
             best_frac=self.config.local_best_frac,
             keep_all_features=self.config.local_keep_all_features,
         )
@@ -327,14 +331,22 @@ class LvmMed(Method):
         return BatchAssignment(loss=loss, accuracy=assigned[0].accuracy)
 
     def _matching_loss(
-        self, problem: Problem, *, step: int, generator: torch.Generator
+        self, problems: list[Problem], *, step: int, generator: torch.Generator
     ) -> MatchingLoss:
         config = self.config
         num_samples = config.noise_samples
+        # drawn for one partition at a time, as each is shared out over the processes by itself
         vertex_noise, edge_noise = (
-            torch.cat([_noise_like(part, generator=generator) for _ in range(num_samples)])
-            for part in (problem.vertex_affinity, problem.edge_affinity)
+            torch.cat(
+                [
+                    _noise_like(getattr(problem, name), generator=generator)
+                    for _ in range(num_samples)
+                    for problem in problems
+                ]
+            )
+            for name in ("vertex_affinity", "edge_affinity")
         )
+        problem = join_problems(problems)
         if config.noise_unit == "relative":
             unit = affinity_std_of_graphs(problem).nan_to_num().repeat(num_samples).view(-1, 1, 1)
             vertex_noise, edge_noise = unit * vertex_noise, unit * edge_noise

@@ -34,8 +34,9 @@ class LvmMedConfig(MethodConfig):
     """Factor of the edge affinities, 1 / neighbors. Paper 1: 80 edges then outvote 16 nodes."""
     grouping: Literal["order", "similar"] = "order"
     """Who shares a graph: images as they stand in the batch (paper), or those that look alike."""
-    partitions: int = Field(1, ge=1)
-    """Ways in which a batch is cut into graphs in a step; those after the first are random."""
+    partitions: int = Field(4, ge=1)
+    """Ways in which a batch is cut into graphs in a step; those after the first are random and of
+    the images of all processes. Paper 1."""
     batch_weight: float = Field(1.0, ge=0)
     """Weight of a first-order matching of the whole batch beside that of the graphs. Paper 0."""
     batch_matching_size: int = Field(256, ge=2)
@@ -128,6 +129,7 @@ def _is_doubled(start: int, end: int) -> bool:
 
 PAPER_LITERAL: dict[str, float | bool | str] = {
     "batch_weight": 0.0,
+    "partitions": 1,
     "edge_weight": 1.0,
     "residual": False,
     "centering": False,
