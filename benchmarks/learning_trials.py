@@ -130,6 +130,7 @@ GRAPHS_ALONE: dict[str, tuple[str, ...]] = {
 """Trials without the matching of the whole batch: what each factor does to that of graphs."""
 TRIALS: dict[str, tuple[str, tuple[str, ...]]] = {
     "simclr": ("simclr", ("method.projector_hidden_width=512",)),
+    "vicregl": ("vicregl", ("method.projection_width=512", "method.projector_hidden_width=512")),
     "paper-literal": ("paper-literal", ("train.learning_rate=2e-3",)),
     **{name: ("lvm-med", fields) for name, fields in RECIPE.items()},
     **{

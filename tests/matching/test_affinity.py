@@ -3,6 +3,8 @@ import math
 import pytest
 import torch
 from reference import local_affinity as slow
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lvmmed.matching import affinity
 from lvmmed.matching.affinity import edge_affinity, global_affinity, local_affinity, unit_vectors
@@ -159,10 +161,46 @@ def test_local_affinity_refuses_wrong_arguments(generator):
         affinity._check_local(maps_s, maps_t[:, :2], centers_s, centers_t, 0.4)
 
 
-def test_local_affinity_of_a_training_step_on_cpu_stays_small(generator):
-    # 8 graphs of 16, a 2 x 2 map of 512 channels: 64 * 64 region pairs a graph, 128 KiB in all
-    maps = torch.randn(8, 16, 4, 512, generator=generator)
-    centers = torch.rand(8, 16, 4, 2, generator=generator)
-    found = local_affinity(maps, maps, centers, centers)
-    assert found.shape == (8, 16, 16)
-    assert torch.isfinite(found).all()
+class NothingLargerThan(TorchDispatchMode):
+    """Fails on every tensor of more than so many numbers."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.largest = most, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for one in tree_leaves(made):
+            if isinstance(one, torch.Tensor):
+                # an expanded tensor takes no more than its storage
+                size = min(one.numel(), one.untyped_storage().nbytes() // one.element_size())
+                self.largest = max(self.largest, size)
+                assert size <= self.most, f"{function} makes {tuple(one.shape)}"
+        return made
+
+
+@pytest.mark.parametrize(
+    ("num_graphs", "num_regions", "dim"),
+    [(8, 4, 512), (1, 49, 8)],
+    ids=["a training step: maps are larger", "7 x 7: pairs of regions are larger"],
+)
+@pytest.mark.parametrize("keep_all", [False, True])
+def test_local_affinity_builds_nothing_larger_than_maps_or_pairs_of_regions(
+    generator, num_graphs, num_regions, dim, keep_all
+):
+    shape = (num_graphs, 16, num_regions)
+    maps = [torch.randn(*shape, dim, generator=generator).requires_grad_() for _ in range(2)]
+    centers = [torch.rand(*shape, 2, generator=generator) for _ in range(2)]
+    num_pairs = num_graphs * 16**2 * num_regions**2
+    with NothingLargerThan(max(maps[0].numel(), num_pairs)) as watch:
+        found = local_affinity(*maps, *centers, keep_all_features=keep_all)
+        found.sum().backward()
+    assert found.shape == (num_graphs, 16, 16)
+    assert all(torch.isfinite(one.grad).all() for one in maps)
+    assert watch.largest == watch.most  # it was looked at
+
+
+def test_the_watch_for_memory_sees_all_pairs_of_regions_of_all_channels(generator):
+    one, other = (torch.randn(1, 4, 3, 5, generator=generator) for _ in range(2))
+    with NothingLargerThan(4**2 * 3**2), pytest.raises(AssertionError, match="makes"):
+        one[:, :, :, None, None] * other[:, None, None]

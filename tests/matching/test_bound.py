@@ -53,6 +53,16 @@ def test_aligned_views_are_certified_optimal(n):
     assert (gap <= 1e-4).all()
 
 
+@pytest.mark.parametrize("iterations", [1, 5])
+@pytest.mark.parametrize("signal", [0.0, 0.6])
+@pytest.mark.parametrize(("n", "num_graphs"), [(16, 4), (32, 2)])
+def test_the_bound_is_never_below_what_the_solver_finds(n, num_graphs, signal, iterations):
+    # far from tight after so few rounds: sound all the same
+    problem = instances(num_graphs, n, signal=signal, noise=0.2, seed=n)
+    found = solve(*problem, restarts=8, iterations=30).objective
+    assert (bound(*problem, iterations=iterations) >= found).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "num_graphs"), [(8, 8), (10, 8), (16, 8), (32, 8), (64, 2)])
 def test_all_aligned_views_are_certified_optimal(n, num_graphs):

@@ -27,9 +27,10 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """No check has been made yet, and no CUDA graph is captured."""
-    verdicts = {}
+    """No check has been made yet, nothing was said, and no CUDA graph is captured."""
+    verdicts, told = {}, []
     monkeypatch.setattr(search_choice, "_verdicts", lambda: verdicts)
+    monkeypatch.setattr(search_choice, "_told", lambda: told)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
 
 
@@ -140,6 +141,19 @@ def test_nothing_is_checked_while_a_cuda_graph_is_captured(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert has_passed(CUDA, 16)
     assert checked == [(CUDA, 16)]
+
+
+@pytest.mark.usefixtures("fresh")
+def test_one_warning_is_given_in_all_whatever_fails_and_for_how_many_sizes(monkeypatch):
+    monkeypatch.setattr(search_choice, "check_kernel", lambda *_: 1.0)
+    for is_captured in (True, True, False):
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda now=is_captured: now)
+        for padded in (8, 16, 32):
+            if search_choice._told():
+                assert not has_passed(CUDA, padded)  # a second warning would be an error
+            else:
+                with pytest.warns(RuntimeWarning, match="captured"):
+                    assert not has_passed(CUDA, padded)
 
 
 @pytest.mark.gpu

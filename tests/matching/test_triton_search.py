@@ -24,7 +24,8 @@ from lvmmed.matching.triton_search import padded_nodes, triton_tabu_search
 from lvmmed.types import InputError
 
 ROOT = Path(__file__).parents[2]
-KERNEL = ROOT / "src" / "lvmmed" / "matching" / "triton_kernel.py"
+SOURCES = ROOT / "src" / "lvmmed" / "matching"
+JUDGED = ("triton_kernel.py", "triton_search.py", "tabu.py")
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed (Linux wheels only)"
@@ -247,10 +248,11 @@ def test_a_graph_of_one_node_has_nothing_to_search():
     assert torch.equal(found, starts)
 
 
-def test_the_newest_result_from_a_gpu_is_of_the_present_kernel():
+def test_the_newest_result_from_a_gpu_is_of_the_present_sources_and_right():
     results = sorted((ROOT / "benchmarks" / "results").glob("*-solver-gpu.json"))
     if not results:
         pytest.skip("the kernel has not been measured on a GPU yet: no *-solver-gpu.json")
-    measured = json.loads(results[-1].read_text(encoding="utf-8"))["kernel_sha256"]
-    source = KERNEL.read_text(encoding="utf-8")
-    assert measured == hashlib.sha256(source.encode()).hexdigest()
+    result = json.loads(results[-1].read_text(encoding="utf-8"))
+    text = "".join((SOURCES / name).read_text(encoding="utf-8") for name in JUDGED)
+    assert result["sources_sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert result["check"]["is_right"] is True

@@ -170,3 +170,16 @@ def test_an_encoder_that_ends_narrow_is_told_what_fits_its_method():
 def test_collapse_ends_with_the_advice_of_the_method(name, row):
     (text,) = judged(row, method=name, graph_size=None).values()
     assert text.endswith(METHODS[name].advice.collapse)
+
+
+def test_graphs_that_have_gone_silent_are_no_alarm_while_the_whole_batch_still_teaches():
+    silent = {"matching_accuracy_perturbed": 0.99}
+    assert judged(matching(1.0, **silent, batch_accuracy_perturbed=0.98)) == {}
+    found = judged(matching(1.0, **silent, batch_accuracy_perturbed=0.981))
+    assert list(found) == ["saturated"]
+    assert "98% of the nodes" in found["saturated"]
+
+
+def test_a_whole_batch_matched_right_is_no_alarm_while_the_graphs_still_teach():
+    row = matching(1.0, matching_accuracy_perturbed=0.7, batch_accuracy_perturbed=1.0)
+    assert judged(row) == {}

@@ -527,3 +527,42 @@ def test_the_literal_recipe_is_what_the_paper_prints():
     assert (config.projection_width, config.projector_hidden_layers) == (128, 0)
     assert (config.message_passing, config.message_passing_layers) == (True, 2)
     assert config.reduction == "graph"
+
+
+def _share_right_of_all_permutations(cosines):
+    num = len(cosines)
+    best = max(
+        itertools.permutations(range(num)),
+        key=lambda p: sum(float(cosines[i, p[i]]) for i in range(num)),
+    )
+    return sum(node == i for i, node in enumerate(best)) / num
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_figures_of_the_whole_batch_are_those_of_trying_all_permutations(views, seed):
+    """Eight images of which six are assigned at once; figures by the best of 720 permutations."""
+    fields = {**QUIET, "graph_size": 4, "neighbors": 2, "batch_weight": 1.0, "margin": 0.4}
+    method, features = _method(**fields, batch_matching_size=6), _features(8, seed=seed)
+    some = [view[slice(0, 8)] for view in views]
+    with torch.no_grad():
+        nodes = [method.projector(one.pooled)[:6] for one in features]
+    cosines = torch.nn.functional.cosine_similarity(nodes[0][:, None], nodes[1][None], dim=2)
+    right = _share_right_of_all_permutations(cosines)
+    under_margin = _share_right_of_all_permutations(cosines - 0.4 * torch.eye(6))
+    assert under_margin < right
+    wild = _method(**{**fields, "noise": 9.0}, batch_matching_size=6)
+    for one in (method, wild):  # noise and margin are of training alone
+        generator = torch.Generator().manual_seed(0)
+        figures = one.diagnostics(some, features, step=0, generator=generator)
+        assert figures["batch_accuracy"] == pytest.approx(right)
+    first_six = _take(features, slice(0, 6))
+    output = _run(method, [view[slice(0, 6)] for view in views], first_six)
+    assert float(output.metrics["batch_accuracy_perturbed"]) == pytest.approx(under_margin)
+
+
+def test_without_the_matching_of_the_whole_batch_it_has_no_figures(views):
+    method, features = _method(**TINY), _features(8)
+    some = [view[slice(0, 8)] for view in views]
+    figures = method.diagnostics(some, features, step=0, generator=torch.Generator().manual_seed(0))
+    assert "batch_accuracy" not in figures
+    assert "batch_accuracy_perturbed" not in _run(method, some, features).metrics

@@ -216,7 +216,17 @@ def _passes(device: torch.device, padded: int) -> bool:
     return True
 
 
+@functools.cache
+def _told() -> list[str]:
+    """Hold why the kernel is not used, once that has been said in this process."""
+    return []
+
+
 def _warn(reason: str) -> None:
+    """Warn the first time only, whatever the reason: each block side could give one of its own."""
+    if _told():
+        return
+    _told().append(reason)
     warnings.warn(
         f"the Triton kernel for matching is not used: {reason}. The torch search goes on; "
         f"unset {SWITCH} to silence this",

@@ -116,7 +116,10 @@ def tabu_search(
     is_padded = None
     if mask is not None:
         is_padded = ~mask[:, exchanges.nodes].all(1).unsqueeze(1)  # [B, 1, M]
-    sign = gradient.new_tensor([-1.0, -1.0, 1.0, 1.0]).expand(num_graphs * num_searches, 1, 4)
+    # rows of the two assignments that end count negative, of the two made positive; counted out on
+    # the device, as numbers from Python would be copied to it
+    sign = torch.arange(4, device=starts.device).ge(2).to(gradient.dtype).mul(2.0).sub(1.0)
+    sign = sign.expand(num_graphs * num_searches, 1, 4)
     for step in range(tenures.shape[0]):
         changes = exchanges.assignments(permutations)
         gain = exchange_gains(terms, gradient, changes)

@@ -158,7 +158,8 @@ class LvmMed(Method):
             matching_accuracy_perturbed: the same under noise and margin, as in training.
             hamming: wrong entries of a training matching, twice the wrong nodes of a graph.
             noise_to_affinity: standard deviation of the noise over that of the node affinities.
-            second_solve_skipped: share of graphs whose second solve was proved trivial.
+            second_solve_skipped: share of graphs whose second solve was proved trivial; with an
+                infinite lambda (the default) there is none, and it is 1 by definition.
             solver_gap: how far the noise-free matchings of a few graphs may lie below the best
                 ones (an upper limit; 0 proves them optimal); absent for large graphs.
             edge_weight: in force at this step.
