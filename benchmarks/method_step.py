@@ -5,16 +5,25 @@ encoding and a backward pass from the sum of its features, and the teacher's for
 method has one (of one view for MoCo, else of both). Median over repeats, the two in turn, so that a
 busy machine slows both.
 
+What a method with a memory (DeepCluster) does beside its steps is not in `ratio` but in columns of
+its own, of a store of 20 batches. `remember_ms`: one batch of the pass over all images before step
+0, both full views encoded without gradient; once an image and run. `cluster_ms`: clustering all
+images, once in 20 steps here; `ratio_with_clusters`: `ratio` with a twentieth of that added to the
+step. Clustering is linear in the number of images, and so are the steps between, so that
+`ratio_with_clusters` holds for larger stores too, at the same number of clusters.
+
     python benchmarks/method_step.py OUT.json [--backbone resnet50] [--size 224] [--batch-size 64]
 """
 
 import argparse
 import dataclasses
 import datetime
+import functools
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +33,24 @@ import torch
 from lvmmed.augment.views import Views, apply_views, draw_views, pad_images
 from lvmmed.config import ViewsConfig
 from lvmmed.engine.environment import device_name
-from lvmmed.models.backbones import build_backbone
-from lvmmed.recipes.pretraining_recipes import RECIPES, resolve_config
-from lvmmed.ssl.method import MethodContext, RunFacts, encode_views
+from lvmmed.models.backbones import Backbone, build_backbone
+from lvmmed.recipes.pretraining_recipes import resolve_config
+from lvmmed.ssl.method import Method, MethodContext, RunFacts, encode_views
 from lvmmed.ssl.table import METHODS
 
 VIT = "vit_tiny_patch16_224"
+STEPS_PER_EPOCH = 20
+"""Batches of the store that a method's memory is filled with."""
 
 
 def make_views(
-    num: int, settings: ViewsConfig, num_small: int, device: torch.device
+    num: int, settings: ViewsConfig, num_small: int, device: torch.device, *, seed: int = 0
 ) -> list[Views]:
     """Views of noise images, those of a real step in number and size."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     side = settings.size + 16
     batch = pad_images([rng.integers(0, 256, (side, side), dtype=np.uint8) for _ in range(num)])
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     moved = batch.to(device)
     made = []
     for one in [settings] * 2 + [settings.small()] * num_small:
@@ -52,16 +63,16 @@ def measure(name: str, arguments: argparse.Namespace, device: torch.device) -> d
     """Time one method."""
     row = METHODS[name]
     backbone_name = VIT if name == "mae" else arguments.backbone
-    recipe = name if name in RECIPES else "lvm-med"
     config = resolve_config(
-        recipe, [f"views.size={arguments.size}", f"train.batch_size={arguments.batch_size}"]
+        name, [f"views.size={arguments.size}", f"train.batch_size={arguments.batch_size}"]
     )
     num_small = config.views.small_crops
     facts = RunFacts(
         backbone=backbone_name,
+        size_px=arguments.size,
         batch_size=arguments.batch_size,
-        num_images=arguments.batch_size * 20,
-        steps_per_epoch=20,
+        num_images=arguments.batch_size * STEPS_PER_EPOCH,
+        steps_per_epoch=STEPS_PER_EPOCH,
         num_steps=100,
         num_small_crops=num_small,
     )
@@ -103,6 +114,10 @@ def measure(name: str, arguments: argparse.Namespace, device: torch.device) -> d
         total.backward()
 
     times = timed({"full": full, "alone": alone}, model, sync, arguments.repeats)
+    if row.needs_memory:
+        epoch = epoch_of_views(arguments.batch_size, config.views, device)
+        costs = memory_times(method, backbone, epoch, arithmetic, sync, arguments.repeats)
+        times = with_clusters({**times, **costs})
     return {"method": name, "backbone": backbone_name, "small_crops": num_small, **times}
 
 
@@ -117,18 +132,65 @@ def timed(
     for repeat in range(repeats + 1):
         for name, step in steps.items():
             model.zero_grad(set_to_none=True)
-            sync()
-            started = time.perf_counter()
-            step()
-            sync()
+            taken = seconds_of(step, sync)
             if repeat:  # the first is a warm-up
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(taken)
     ratios = [a / b for a, b in zip(seconds["full"], seconds["alone"], strict=True)]
     return {
         "full_ms": round(1e3 * statistics.median(seconds["full"]), 2),
         "encoder_ms": round(1e3 * statistics.median(seconds["alone"]), 2),
         "ratio": round(statistics.median(ratios), 3),
     }
+
+
+def epoch_of_views(num: int, settings: ViewsConfig, device: torch.device) -> Iterator[list[Views]]:
+    """Both full views of every image of a store, batch by batch, with the image's number."""
+    for number in range(STEPS_PER_EPOCH):
+        index = number * num + torch.arange(num, device=device)
+        views = make_views(num, settings, 0, device, seed=1 + number)
+        yield [dataclasses.replace(view, image_index=index) for view in views]
+
+
+def memory_times(
+    method: Method,
+    backbone: Backbone,
+    epoch: Iterator[list[Views]],
+    arithmetic: Callable[[], AbstractContextManager[Any]],
+    sync: Callable[[], None],
+    repeats: int,
+) -> dict[str, float]:
+    """Fill a memory, then cluster it; median milliseconds of a batch and of a clustering."""
+
+    @torch.no_grad()
+    def remember(views: list[Views]) -> None:
+        with arithmetic():
+            method.remember(views, encode_views(backbone, views))
+
+    def cluster() -> None:
+        method.after_step(STEPS_PER_EPOCH - 1, backbone)
+
+    filled = [seconds_of(functools.partial(remember, views), sync) for views in epoch]
+    clustered = [seconds_of(cluster, sync) for _ in range(repeats + 1)]
+    # the first of each is a warm-up, and the last batch is followed by a clustering
+    return {
+        "remember_ms": round(1e3 * statistics.median(filled[1:-1]), 2),
+        "cluster_ms": round(1e3 * statistics.median(clustered[1:]), 2),
+    }
+
+
+def with_clusters(times: dict[str, float]) -> dict[str, float]:
+    """Add the ratio of a step that carries its share of the clustering at the end of an epoch."""
+    step_ms = times["full_ms"] + times["cluster_ms"] / STEPS_PER_EPOCH
+    return {**times, "ratio_with_clusters": round(times["ratio"] * step_ms / times["full_ms"], 3)}
+
+
+def seconds_of(work: Callable[[], None], sync: Callable[[], None]) -> float:
+    """Time one call."""
+    sync()
+    started = time.perf_counter()
+    work()
+    sync()
+    return time.perf_counter() - started
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_from_the_middle_of_an_epoch(store, tm
 
 @pytest.mark.parametrize("recipe", RUNS)
 def test_a_run_has_finite_figures_pictures_and_a_watched_encoder(store, tmp_path, recipe):
-    result = pretrain(_config(store, recipe, "train.steps=2"), tmp_path / "run")
+    result = pretrain(_config(store, recipe, "train.steps=3"), tmp_path / "run")
     rows = _rows(tmp_path / "run")
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert all("partner_accuracy" in row for row in rows)
@@ -98,6 +98,7 @@ def test_every_image_is_remembered_before_the_first_step(store, tmp_path):
     ("recipe", "overrides", "says"),
     [
         ("swav", ["method.num_prototypes=50"], "num_prototypes: got 50, need at most the 36"),
+        ("swav", ["train.steps=2"], "queue_length: got 20, need at most the 16 images"),
         ("deepcluster", ["method.num_prototypes=[25]"], "num_prototypes: got 25, .* 24 images"),
         ("mae", ["model.backbone=resnet18"], "model.backbone: got 'resnet18', but mae"),
         ("mae", ["views.size=40"], "does not take 40-px images .*multiple of its patch"),

@@ -146,6 +146,28 @@ def test_few_shot_probes_draw_for_every_seed_and_the_full_one_is_made_once(data,
     assert len(figures["linear@25%.accuracy"]["per_seed"]) == 2
 
 
+def test_the_five_fractions_of_the_few_label_protocol_each_give_figures(tmp_path):
+    """Of 40 training cases a class: 0.4 is one at least, then 2, 4, 10 and 40."""
+    data = write_striped_images(tmp_path / "data", num_train=40)
+    words = ["fractions=[0.01,0.05,0.1,0.25,1.0]", "seeds=[0]"]
+    weights = _encoder(tmp_path / "encoder")
+    settings = SETTINGS.model_copy(update={"backbone": None})
+    probe(weights, data, tmp_path / "run", settings=settings, overrides=words)
+    result = _result(tmp_path / "run")
+    sizes = {"@1%": 3, "@5%": 6, "@10%": 12, "@25%": 30, "": 120}
+    fitted_on = {(c["model"], c["num_train"]) for c in result["chosen_on_val"]}
+    assert fitted_on == {
+        (f"{probe}{share}", num) for probe in ("knn", "linear") for share, num in sizes.items()
+    }
+    for split in ("test", "test_in"):
+        figures = result["metrics"][split]
+        for share in sizes:
+            accuracy = figures[f"linear{share}.accuracy"]
+            assert 0 <= accuracy["ci95"][0] <= accuracy["mean"] <= accuracy["ci95"][1] <= 1
+    few, all_of_them = (figures[f"linear{share}.accuracy"]["mean"] for share in ("@1%", ""))
+    assert few < all_of_them
+
+
 def test_images_are_decoded_once_for_several_runs(data, tmp_path, monkeypatch):
     images = load_labelled_images(data, size_px=32)
     monkeypatch.setattr(

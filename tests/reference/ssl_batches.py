@@ -63,10 +63,11 @@ def _backbone(seed, name):
     return build_backbone(name, size_px=SIZE_PX, generator=generator)
 
 
-def run_facts(num_images=32, *, num_small=0, backbone="test_efficientnet"):
+def run_facts(num_images=32, *, num_small=0, backbone="test_efficientnet", size_px=SIZE_PX):
     """Facts of a run of 40 steps on one batch of images that comes again and again."""
     return RunFacts(
         backbone=backbone,
+        size_px=size_px,
         batch_size=num_images,
         num_images=num_images,
         steps_per_epoch=1,

@@ -1,6 +1,8 @@
 """Series of metrics.jsonl and their summaries; expected numbers by hand."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from reference.run_folders import training_rows, write_pretrain
 
 from lvmmed.report.groups import pretrain_groups
 from lvmmed.report.run import read_runs
+from lvmmed.report.sections import final_rows
 from lvmmed.report.training import (
     MAX_POINTS,
     chance_accuracy,
@@ -73,3 +76,32 @@ def test_only_panels_with_numbers_are_shown(tmp_path):
     assert [column for column, _ in shown_panels([group])] == ["loss", "feature_std"]
     assert final_figures(group, "loss") == pytest.approx((2.0,))
     assert final_figures(group, "effective_rank") == ()
+
+
+MONITORED = {
+    "matching_accuracy": "lvm-med",
+    "contrast_accuracy": "simclr",
+    "partner_accuracy": "moco",
+    "teacher_agreement": "moco",
+    **dict.fromkeys(("effective_rank", "lidar", "alpha_req", "feature_std"), "every method"),
+    **dict.fromkeys(("alignment", "uniformity", "knn_val_balanced_accuracy"), "every method"),
+}
+"""Figures by which an encoder is watched, as they stand in metrics.jsonl -> who logs them."""
+
+
+@pytest.mark.parametrize("name", MONITORED)
+def test_every_figure_that_watches_an_encoder_is_explained(name):
+    page = Path(__file__).parents[2] / "docs" / "explanation" / "judging.md"
+    row = re.search(rf"^\| `{name}` \|(.*)\|$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert row is not None
+    assert all(cell.strip() for cell in row[1].split("|"))
+
+
+def test_every_figure_that_watches_an_encoder_has_a_panel_of_its_own(tmp_path):
+    rows = training_rows({name: [0.25, 0.5] for name in MONITORED})
+    (group,) = pretrain_groups([_run(tmp_path / "a", rows)])
+    panels = shown_panels([group])
+    assert sorted(column for column, _ in panels) == sorted(MONITORED)
+    assert len({title for _, title in panels}) == len(panels)
+    ends = dict(final_rows([group]))
+    assert all(ends[title] == (("0.5", ""),) for _, title in panels)

@@ -129,7 +129,7 @@ def test_several_comparisons_are_counted(tmp_path):
     (text,) = headline(folders)
     assert text == (
         "lvm-med against random weights, by accuracy: clearly above in 1 and too close in 1 of 2 "
-        "comparisons (+0.0 to +13.0 points)."
+        "comparisons (+0.0 to +13.0 points; not adjusted for the number of comparisons)."
     )
 
 

@@ -142,6 +142,28 @@ def test_figures_say_how_images_are_spread_over_prototypes():
     assert figures["teacher_momentum"] == pytest.approx(0.996)
 
 
+def test_agreement_with_the_teacher_is_told_in_cosines_and_in_strongest_prototypes():
+    method, _, views, features = _built()
+    with torch.no_grad():
+        for parameter in method.teacher.parameters():  # a teacher that is not the student
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator())
+    method.center += torch.linspace(-0.3, 0.3, 12)
+    figures = method.diagnostics(views, features, step=0, generator=torch.Generator())
+    student = [method.head(one.pooled).detach() for one in features[:2]]
+    teacher = method.teacher.project(views[:2])
+    cosines = [
+        float(s @ t / s.norm() / t.norm())
+        for i in (0, 1)
+        for s, t in zip(student[i], teacher[1 - i], strict=True)
+    ]
+    assert figures["teacher_agreement"] == pytest.approx(sum(cosines) / 16, abs=1e-5)
+    strongest = [
+        int((s - method.center).argmax()) == int((t - method.center).argmax())
+        for s, t in zip(student[0], teacher[1], strict=True)
+    ]
+    assert figures["prototype_agreement"] == pytest.approx(sum(strongest) / 8)
+
+
 @pytest.mark.parametrize(
     "changed",
     [

@@ -7,7 +7,7 @@ import torch
 from reference.ranks import run_ranks
 from reference.ssl_rank_functions import partner_accuracy_of_rows
 
-from lvmmed.ssl.figures import partner_accuracy
+from lvmmed.ssl.figures import partner_accuracy, teacher_agreement
 
 
 def test_partners_by_hand():
@@ -43,6 +43,15 @@ def test_vectors_that_are_all_the_same_are_told_apart_by_nobody(value):
 def test_a_single_image_has_no_other_and_nan_is_wrong():
     assert float(partner_accuracy(torch.ones(1, 3), torch.ones(1, 3))) == 1.0
     assert float(partner_accuracy(torch.eye(3), torch.eye(3) * math.nan)) == 0.0
+
+
+def test_agreement_is_the_mean_cosine_over_images_and_views_by_hand():
+    right, up, back = [1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]
+    students = [torch.tensor([right, up]), torch.tensor([right, right])]
+    teachers = [torch.tensor([right, right]), torch.tensor([back, [3.0, 4.0]])]
+    # cosines 1 and 0 of the first view, -1 and 3/5 of the second
+    assert float(teacher_agreement(students, teachers)) == pytest.approx(0.15)
+    assert float(teacher_agreement(students[:1], teachers[:1])) == pytest.approx(0.5)
 
 
 @pytest.mark.dist

@@ -13,12 +13,14 @@ from lvmmed.models.backbones import build_backbone
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.recipes.run_facts import refuse_bad_recipe
 from lvmmed.ssl.mae import (
+    Mae,
     MaeConfig,
     cut_patches,
     draw_visible,
     masked_error,
     normalized_patches,
 )
+from lvmmed.ssl.method import MethodContext
 from lvmmed.types import InputError
 
 NUM = 4
@@ -190,10 +192,27 @@ def test_small_crops_are_refused():
         refuse_bad_recipe(config, run_facts(num_small=2, backbone="vit_small_patch16_224"))
 
 
-def test_an_image_of_a_single_patch_is_refused():
+@pytest.mark.parametrize(
+    ("size_px", "says"),
+    [
+        (16, r"views.size: got 16, .*single patch of 'vit_tiny_patch16_224'; set it to 32"),
+        (100, r"does not take 100-px images .*set views.size to .*multiple of its patch"),
+    ],
+)
+def test_views_that_cannot_be_cut_are_refused_before_there_are_weights(size_px, says):
+    name = "vit_tiny_patch16_224"
+    config = resolve_config("mae", [f"model.backbone={name}", f"views.size={size_px}"])
+    with pytest.raises(InputError, match=says) as refused:
+        refuse_bad_recipe(config, run_facts(backbone=name, size_px=size_px))
+    assert "\n" not in str(refused.value)
+    refuse_bad_recipe(config, run_facts(backbone=name, size_px=32))
+
+
+def test_an_encoder_of_a_single_patch_is_refused_by_the_method_too():
     backbone = build_backbone("test_vit", size_px=16, generator=torch.Generator())
+    context = MethodContext(backbone=backbone, facts=run_facts(size_px=16))
     with pytest.raises(InputError, match=r"views.size: got 16, .*single patch .*; set it to 32"):
-        build_method("mae", SMALL, backbone)
+        Mae(MaeConfig(), context)
 
 
 @pytest.mark.parametrize(

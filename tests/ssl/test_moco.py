@@ -1,6 +1,7 @@
 """Expected values: the loop of MoCo's equation 1 in tests/reference, and hand arithmetic."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,6 +96,13 @@ def test_a_symmetric_loss_is_the_mean_of_both_directions():
     queue = step.method.keys.tolist()
     losses = [queue_contrast_loop(queries[i], keys[1 - i], queue, 0.2)[0] for i in (0, 1)]
     assert float(output.total.detach()) == pytest.approx(sum(losses) / 2, rel=1e-4)
+    figures = step.method.diagnostics(step.views, features, step=0, generator=torch.Generator())
+    cosines = [
+        sum(a * b for a, b in zip(q, k, strict=True)) / math.hypot(*q) / math.hypot(*k)
+        for i in (0, 1)
+        for q, k in zip(queries[i], keys[1 - i], strict=True)
+    ]
+    assert figures["teacher_agreement"] == pytest.approx(sum(cosines) / 16, abs=1e-5)
     step.method.after_step(0, step.backbone)
     assert int(step.method.num_enqueued) == 2 * NUM
 
@@ -183,7 +191,25 @@ def test_a_queue_of_broken_steps_is_refused_with_the_nearest_lengths(overrides, 
 
 def test_the_default_queue_fits_powers_of_two():
     for batch_size in (2, 128, 256, 512, 4096):
-        refuse_bad_recipe(resolve_config("moco"), run_facts(batch_size))
+        facts = replace(run_facts(batch_size), num_steps=5000)
+        refuse_bad_recipe(resolve_config("moco"), facts)
+
+
+@pytest.mark.parametrize(
+    ("fields", "num_steps"),
+    [(["method.queue_length=640"], 20), (["method.symmetric=true", "method.queue_length=640"], 10)],
+)
+def test_a_queue_that_never_fills_is_refused_with_the_longest_that_does(fields, num_steps):
+    """32 images a step: 20 steps bring 640 keys, or 10 steps of two keys an image."""
+    config = resolve_config("moco", ["train.batch_size=32", *fields])
+    facts = replace(run_facts(32), num_steps=num_steps)
+    refuse_bad_recipe(config, facts)
+    fewer = 640 - 640 // num_steps
+    with pytest.raises(
+        InputError, match=rf"queue_length: got 640, need at most the {fewer} keys .*; set it to"
+    ) as refused:
+        refuse_bad_recipe(config, replace(facts, num_steps=num_steps - 1))
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

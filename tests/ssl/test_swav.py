@@ -1,6 +1,7 @@
 """Expected values: loops of SwAV's equations in tests/reference, and hand arithmetic."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch.nn import functional
 from lvmmed.config import validated
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.recipes.run_facts import refuse_bad_recipe
-from lvmmed.ssl.swav import SwavConfig, swapped_loss
+from lvmmed.ssl.method import MethodContext
+from lvmmed.ssl.swav import Swav, SwavConfig, swapped_loss
 from lvmmed.types import InputError
 
 NUM = 8
@@ -232,6 +234,34 @@ def test_more_prototypes_than_images_are_refused_unless_a_queue_makes_up_for_it(
     enough = resolve_config("swav", ["train.batch_size=128", "method.queue_length=172"])
     refuse_bad_recipe(enough, run_facts(128))
     refuse_bad_recipe(resolve_config("swav", ["method.num_prototypes=128"]), run_facts(128))
+
+
+def test_a_queue_that_is_never_used_is_refused_with_the_longest_that_is():
+    """Of 50 steps the first 10 fill nothing and the last only reads: 39 x 32 = 1248 images."""
+    words = ["train.batch_size=32", "method.num_prototypes=20", "method.queue_start_frac=0.2"]
+    facts = replace(run_facts(32), num_steps=50)
+    refuse_bad_recipe(resolve_config("swav", [*words, "method.queue_length=1248"]), facts)
+    config = resolve_config("swav", [*words, "method.queue_length=1249"])
+    with pytest.raises(
+        InputError, match=r"queue_length: got 1249, need at most the 1248 images .*; lower it"
+    ) as refused:
+        refuse_bad_recipe(config, facts)
+    assert "\n" not in str(refused.value)
+    refuse_bad_recipe(config, replace(facts, num_steps=51))
+    without = resolve_config("swav", words)
+    refuse_bad_recipe(without, replace(facts, num_steps=1))
+
+
+def test_the_longest_queue_is_full_before_the_last_step_and_a_longer_one_is_not():
+    """What is refused is what training shows: 39 x 8 images have entered before step 39."""
+    for length, is_full in ((312, True), (313, False)):
+        step = _Step()
+        context = MethodContext(backbone=step.backbone, facts=run_facts(NUM))
+        step.method = Swav(SwavConfig(**{**SMALL, "queue_length": length}), context)
+        for number in range(39):
+            step.loss()
+            step.method.after_step(number, step.backbone)
+        assert (step.figures()["queue_filled"] == 1.0) == is_full
 
 
 def test_the_recipe_has_six_small_crops_and_fits_its_own_batch():

@@ -40,6 +40,7 @@ def run_facts(config: RunConfig, *, num_images: int, steps_per_epoch: int) -> Ru
     """
     return RunFacts(
         backbone=config.model.backbone,
+        size_px=config.views.size,
         batch_size=config.train.batch_size,
         num_images=num_images,
         steps_per_epoch=steps_per_epoch,

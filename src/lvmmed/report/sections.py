@@ -193,17 +193,12 @@ def curve_panels(trained: Sequence[Group], styles: Mapping[str, int]) -> tuple[M
 
 
 def final_rows(trained: Sequence[Group]) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
-    """Label and, for each panel but the learning rate, the end of training: mean and range."""
-    columns = [column for column, _ in final_panels(trained)]
+    """Title of each panel but the learning rate, and each group's end of training: mean, range."""
     return tuple(
-        (group.label, tuple(_final_texts(final_figures(group, column)) for column in columns))
-        for group in trained
+        (title, tuple(_final_texts(final_figures(group, column)) for group in trained))
+        for column, title in shown_panels(trained)
+        if column != "learning_rate"
     )
-
-
-def final_panels(trained: Sequence[Group]) -> tuple[tuple[str, str], ...]:
-    """Columns of the table of the end of training, with their titles."""
-    return tuple(panel for panel in shown_panels(trained) if panel[0] != "learning_rate")
 
 
 def _final_texts(means: Sequence[float]) -> tuple[str, str]:

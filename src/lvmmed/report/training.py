@@ -18,8 +18,15 @@ PANELS = (
     ("solver_gap", "Solver gap, upper limit"),
     ("noise_to_affinity", "Noise over affinity"),
     ("contrast_accuracy", "Contrast accuracy"),
+    ("partner_accuracy", "Partner accuracy"),
+    ("teacher_agreement", "Teacher agreement"),
+    ("knn_val_balanced_accuracy", "kNN probe, balanced accuracy on val"),
     ("effective_rank", "Effective rank"),
+    ("lidar", "LiDAR"),
+    ("alpha_req", "alpha-ReQ"),
     ("feature_std", "Feature deviation"),
+    ("alignment", "Alignment"),
+    ("uniformity", "Uniformity"),
     ("learning_rate", "Learning rate"),
 )
 """Column of metrics.jsonl -> title of its panel, in the order of the page."""

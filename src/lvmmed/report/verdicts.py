@@ -240,7 +240,8 @@ def _pair_sentence(label: str, against: str, own: Sequence[Verdict]) -> str:
     metrics = enumerated(sorted({metric_title(verdict.metric).lower() for verdict in own}))
     return (
         f"{label} against {against}, by {metrics}: {enumerated(parts)} of {len(own)} comparisons "
-        f"({points(values[0])} to {points(values[-1])} points)."
+        f"({points(values[0])} to {points(values[-1])} points; not adjusted for the number of "
+        "comparisons)."
     )
 
 

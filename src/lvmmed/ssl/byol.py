@@ -17,7 +17,7 @@ from lvmmed.augment.views import Views
 from lvmmed.config import MethodConfig
 from lvmmed.models.backbones import Backbone, Features
 from lvmmed.models.heads import Projector
-from lvmmed.ssl.figures import partner_accuracy
+from lvmmed.ssl.figures import partner_accuracy, teacher_agreement
 from lvmmed.ssl.method import LossOutput, Method, MethodContext
 from lvmmed.ssl.momentum import Teacher, cosine_momentum
 
@@ -133,15 +133,14 @@ class Byol(Method):
         Returns:
             partner_accuracy: share of images whose prediction is nearer to the teacher's
                 projection of their other view than to any other of the batch.
-            teacher_agreement: mean cosine of predictions and targets; near 1 with a
-                partner_accuracy at chance is collapse.
+            teacher_agreement: mean cosine of predictions and the teacher's projections of the other
+                view; near 1 with a partner_accuracy at chance is collapse.
             teacher_momentum: in force at this step.
         """
         predictions, targets = self._predict(views, features)
-        errors = [prediction_error(p, t) for p, t in zip(predictions, targets[::-1], strict=True)]
         return {
             "partner_accuracy": float(partner_accuracy(predictions[0], targets[1])),
-            "teacher_agreement": 1 - float(sum(errors)) / 4,
+            "teacher_agreement": float(teacher_agreement(predictions, targets[::-1])),
             "teacher_momentum": self._momentum_at(step),
         }
 

@@ -21,7 +21,7 @@ from lvmmed.config import MethodConfig
 from lvmmed.distributed import all_reduce_mean
 from lvmmed.models.backbones import Backbone, Features
 from lvmmed.models.initialization import seeded
-from lvmmed.ssl.figures import partner_accuracy
+from lvmmed.ssl.figures import partner_accuracy, teacher_agreement
 from lvmmed.ssl.method import LossOutput, Method, MethodContext
 from lvmmed.ssl.momentum import Teacher, cosine_momentum
 
@@ -200,22 +200,25 @@ class Dino(Method):
         Returns:
             partner_accuracy: share of images whose student output for the first view is nearer to
                 the teacher's for their second than to that of any other image of the batch.
-            teacher_agreement: share of images whose strongest prototype is the student's in the
+            teacher_agreement: mean cosine of the student's and the teacher's outputs for different
+                full views, not centred; near 1 with a partner_accuracy at chance is collapse.
+            prototype_agreement: share of images whose strongest prototype is the student's in the
                 first view and the teacher's in the second.
             teacher_entropy: of the teacher's opinions in nats; 0 names one prototype, log K none.
             prototypes_used: exp of the entropy of the mean opinion, 1 to K.
             teacher_momentum: in force at this step.
         """
         with torch.autocast(self.center.device.type, enabled=False):
-            student = self._student(features[:1], is_frozen=True)[0] - self.center
+            students = self._student(features[:2], is_frozen=True)
             outputs = torch.stack(self.teacher.project(views[:2]))
             opinions = self._opinions(outputs, step=step)
-        teacher = outputs[1] - self.center
-        agreement = (student.argmax(1) == teacher.argmax(1)).float().mean()
+        student, teacher = students[0] - self.center, outputs[1] - self.center
+        same_prototype = (student.argmax(1) == teacher.argmax(1)).float().mean()
         usage = _entropy(all_reduce_mean(opinions.mean((0, 1))))
         return {
             "partner_accuracy": float(partner_accuracy(student, teacher)),
-            "teacher_agreement": float(agreement),
+            "teacher_agreement": float(teacher_agreement(list(students), list(outputs.flip(0)))),
+            "prototype_agreement": float(same_prototype),
             "teacher_entropy": float(_entropy(opinions).mean()),
             "prototypes_used": float(usage.exp()),
             "teacher_momentum": self._momentum_at(step),

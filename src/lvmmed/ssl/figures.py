@@ -5,6 +5,8 @@ Letters used in shapes:
     F: features.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -41,3 +43,28 @@ def partner_accuracy(
     partner = cosines.gather(1, own.unsqueeze(1))
     others = cosines.scatter(1, own.unsqueeze(1), float("-inf"))
     return (partner - TIE_COSINE > others).all(1).to(dtype).mean()
+
+
+@torch.no_grad()
+def teacher_agreement(
+    students: Sequence[Float[Tensor, "B F"]], teachers: Sequence[Float[Tensor, "B F"]]
+) -> Float[Tensor, ""]:
+    """Mean cosine of what the student makes of one view and the teacher of the other.
+
+    Args:
+        students: of some views; need not be normalised, a zero vector has cosine 0.
+        teachers: of the other view of each, same images in the same order.
+
+    Returns:
+        Mean over views and this process's images, -1 to 1, in fp32 or better. Near 1 while images
+        are told apart as by guessing (`partner_accuracy`) is collapse.
+    """
+    cosines = [
+        functional.cosine_similarity(_exact(student), _exact(teacher), dim=1).mean()
+        for student, teacher in zip(students, teachers, strict=True)
+    ]
+    return torch.stack(cosines).mean()
+
+
+def _exact(vectors: Float[Tensor, "B F"]) -> Float[Tensor, "B F"]:
+    return vectors.to(torch.promote_types(vectors.dtype, torch.float32))

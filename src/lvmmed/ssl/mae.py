@@ -18,7 +18,12 @@ from torch import Tensor
 from lvmmed.augment.views import Views
 from lvmmed.config import MethodConfig
 from lvmmed.distributed import local_slice, world_size
-from lvmmed.models.backbones import Backbone, Features, is_vision_transformer
+from lvmmed.models.backbones import (
+    Backbone,
+    Features,
+    build_backbone,
+    is_vision_transformer,
+)
 from lvmmed.models.masked_encoder import encode_visible
 from lvmmed.models.pixel_decoder import PixelDecoder
 from lvmmed.ssl.figures import partner_accuracy
@@ -56,20 +61,32 @@ class MaeConfig(MethodConfig):
 
 
 def check_mae(config: MaeConfig, facts: RunFacts) -> None:  # noqa: ARG001
-    """Refuse encoders that cannot leave out patches.
+    """Refuse encoders that cannot leave out patches, and views that they cannot be cut from.
 
     Args:
         config: of the method.
         facts: of the run.
 
     Raises:
-        InputError: the encoder is no plain vision transformer.
+        InputError: the encoder is no plain vision transformer, or does not take views of this size,
+            or sees a single patch in them.
     """
     if not is_vision_transformer(facts.backbone):
         raise InputError(
             f"model.backbone: got {facts.backbone!r}, but mae leaves out hidden patches, which "
             "only a plain vision transformer can (not a convolutional or windowed encoder); take "
             "model.backbone=vit_small_patch16_224"
+        )
+    with torch.device("meta"):  # shapes, no weights
+        backbone = build_backbone(facts.backbone, size_px=facts.size_px)
+    _refuse_single_patch(backbone)
+
+
+def _refuse_single_patch(backbone: Backbone) -> None:
+    if backbone.size_px < 2 * backbone.stride:
+        raise InputError(
+            f"views.size: got {backbone.size_px}, which is a single patch of {backbone.name!r}; "
+            f"set it to {2 * backbone.stride} or more"
         )
 
 
@@ -150,13 +167,9 @@ class Mae(Method):
         super().__init__()
         self.config = config
         backbone = context.backbone
+        _refuse_single_patch(backbone)
         self.patch_px = backbone.stride
         grid = backbone.size_px // self.patch_px
-        if grid < 2:
-            raise InputError(
-                f"views.size: got {backbone.size_px}, which is a single patch of "
-                f"{backbone.name!r}; set it to {2 * self.patch_px} or more"
-            )
         self.decoder = PixelDecoder(
             backbone.width,
             grid=grid,

@@ -18,6 +18,7 @@ class RunFacts:
 
     Attributes:
         backbone: name of the encoder.
+        size_px: side of a full view in pixels.
         batch_size: images a step over all ranks.
         num_images: images that are trained on.
         steps_per_epoch: steps of a pass over them.
@@ -27,6 +28,7 @@ class RunFacts:
     """
 
     backbone: str
+    size_px: int
     batch_size: int
     num_images: int
     steps_per_epoch: int

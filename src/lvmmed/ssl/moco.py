@@ -19,7 +19,7 @@ from lvmmed.config import MethodConfig
 from lvmmed.distributed import all_gather
 from lvmmed.models.backbones import Backbone, Features
 from lvmmed.models.heads import Projector
-from lvmmed.ssl.figures import partner_accuracy
+from lvmmed.ssl.figures import partner_accuracy, teacher_agreement
 from lvmmed.ssl.losses import ContrastiveLoss
 from lvmmed.ssl.method import LossOutput, Method, MethodContext, RunFacts, encode_views
 from lvmmed.ssl.momentum import Teacher
@@ -32,7 +32,7 @@ class MocoConfig(MethodConfig):
     name: Literal["moco"] = "moco"
     """Row of the table of methods."""
     queue_length: int = Field(4096, ge=1)
-    """Keys to tell from; a multiple of the keys of a step (paper 65536, of 1.3 million images)."""
+    """Keys to tell from; whole steps, at most the run's (paper 65536, of 1.3 million images)."""
     temperature: float = Field(0.2, gt=0)
     """Divides cosines (Chen et al. 2020; 0.07 in He et al. 2019)."""
     momentum: float = Field(0.999, ge=0, le=1)
@@ -48,14 +48,15 @@ class MocoConfig(MethodConfig):
 
 
 def check_moco(config: MocoConfig, facts: RunFacts) -> None:
-    """Refuse a queue that does not hold a whole number of steps.
+    """Refuse a queue that does not hold a whole number of steps, and one that never fills.
 
     Args:
         config: of the method.
         facts: of the run.
 
     Raises:
-        InputError: the length is no multiple of the keys of a step.
+        InputError: the length is no multiple of the keys of a step, or more than the keys of the
+            whole run.
     """
     per_step = facts.batch_size * (2 if config.symmetric else 1)
     length = config.queue_length
@@ -66,6 +67,13 @@ def check_moco(config: MocoConfig, facts: RunFacts) -> None:
         raise InputError(
             f"method.queue_length: got {length}, need a multiple of the {per_step} keys of a step "
             f"({keys}); take {nearest}, or another train.batch_size"
+        )
+    num_keys = facts.num_steps * per_step
+    if length > num_keys:
+        raise InputError(
+            f"method.queue_length: got {length}, need at most the {num_keys} keys of the whole run "
+            f"({facts.num_steps} steps of {per_step}), or the random vectors that it starts with "
+            f"never leave it; set it to {num_keys} or less, or train longer"
         )
 
 
@@ -215,12 +223,15 @@ class Moco(Method):
 
         Returns:
             partner_accuracy: share of images whose key is the nearest of all keys of the batch.
+            teacher_agreement: mean cosine of queries and their keys; near 1 with a
+                partner_accuracy at chance is collapse.
             queue_filled: share of the queue that holds keys of images.
         """
         queries, keys = self._project(views, features)
         filled = min(int(self.num_enqueued), len(self.keys)) / len(self.keys)
         return {
             "partner_accuracy": float(partner_accuracy(queries[0], keys[0])),
+            "teacher_agreement": float(teacher_agreement(queries, keys)),
             "queue_filled": filled,
         }
 

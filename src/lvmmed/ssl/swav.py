@@ -56,14 +56,15 @@ class SwavConfig(MethodConfig):
 
 
 def check_swav(config: SwavConfig, facts: RunFacts) -> None:
-    """Refuse more prototypes than there are images to share out.
+    """Refuse more prototypes than there are images to share out, and a queue that is never used.
 
     Args:
         config: of the method.
         facts: of the run.
 
     Raises:
-        InputError: a batch and the queue hold fewer images than there are prototypes.
+        InputError: a batch and the queue hold fewer images than there are prototypes, or the queue
+            is not full before the last step.
     """
     num_images = facts.batch_size + config.queue_length
     if config.num_prototypes > num_images:
@@ -73,6 +74,19 @@ def check_swav(config: SwavConfig, facts: RunFacts) -> None:
             "images of a step (train.batch_size + method.queue_length), as each gets an equal "
             f"part of them; lower it, or set method.queue_length={length} or more"
         )
+    num_filling = facts.num_steps - 1 - _queue_start(config, facts.num_steps)
+    most = max(0, num_filling) * facts.batch_size
+    if config.queue_length > most:
+        raise InputError(
+            f"method.queue_length: got {config.queue_length}, need at most the {most} images that "
+            f"enter the queue before the last of {facts.num_steps} steps, as it is used when it is "
+            "full; lower it (0 = none) or method.queue_start_frac, or train longer"
+        )
+
+
+def _queue_start(config: SwavConfig, num_steps: int) -> int:
+    """Step from which on embeddings enter the queue."""
+    return round(config.queue_start_frac * num_steps)
 
 
 def swapped_loss(
@@ -214,7 +228,7 @@ class Swav(Method):
         """
         self.prototypes.copy_(functional.normalize(self.prototypes, dim=1))
         length = self.config.queue_length
-        is_started = step >= round(self.config.queue_start_frac * self.num_steps)
+        is_started = step >= _queue_start(self.config, self.num_steps)
         if length and is_started and self._new_embeddings is not None:
             new = all_gather(self._new_embeddings)[-length:]  # [images, 2, F]
             places = (self.num_enqueued + torch.arange(len(new), device=new.device)) % length
