@@ -12,11 +12,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from typer.core import TyperCommand
 
 import lvmmed
 from lvmmed.types import InputError
 
 PLAIN_LINE_EVERY_S = 60.0
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 app = typer.Typer(
     add_completion=False,
@@ -188,7 +191,10 @@ def probe(
     size: SizePx = None,
     overrides: Overrides = None,
 ) -> None:
-    """Judge a frozen encoder by simple probes, selected on val, tested once."""
+    """Judge a frozen encoder by simple probes, selected on val, tested once.
+
+    With few labels: --set 'fractions=[0.01,0.05,0.1,0.25,1.0]' fits on those shares of train.
+    """
     from lvmmed.recipes.probe_tasks import probe_of
 
     run = probe_of(task)
@@ -232,7 +238,17 @@ def finetune(
         console.print(line, highlight=False, soft_wrap=True)
 
 
-@app.command()
+class _BenchmarkCommand(TyperCommand):
+    """Lists the shipped suites at the end of its help; they are read for that alone."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from lvmmed.recipes.benchmark_suite import suite_lines
+
+        self.epilog = "\n\n".join(["Shipped suites:", *suite_lines()])
+        super().format_help(ctx, formatter)
+
+
+@app.command(cls=_BenchmarkCommand)
 def benchmark(
     suite: Annotated[str, typer.Argument(help="Name of a suite, or a YAML file.")],
     out: OutFolder,
@@ -240,7 +256,9 @@ def benchmark(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field of the suite: field=value.")
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes at once.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(help="Processes at once; several GPUs are shared out among them.")
+    ] = 1,
     stop_after: Annotated[
         float | None, typer.Option(help="Minutes after which no further cell is begun.")
     ] = None,
@@ -333,9 +351,11 @@ def run_command(arguments: list[str]) -> int:
     command: Any = typer.main.get_command(app)
     try:
         code = command.main(args=words, prog_name="lvmmed", standalone_mode=False)
+        if code == INTERRUPTED:  # typer's answer to Ctrl-C
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except typer.Abort:
-        return _fail("interrupted", exit_code=130)
+        return _fail("interrupted", exit_code=INTERRUPTED)
     except typer.TyperException as error:
         message = error.format_message()  # empty after a help page
         return _fail(message, exit_code=2) if message else 2
@@ -344,7 +364,8 @@ def run_command(arguments: list[str]) -> int:
             raise
         return _fail(str(error), exit_code=2)
     except KeyboardInterrupt:
-        return _fail("interrupted; `pretrain --resume` goes on", exit_code=130)
+        again = "the same command" if words[:1] == ["benchmark"] else "`pretrain --resume`"
+        return _fail(f"interrupted; {again} goes on", exit_code=INTERRUPTED)
     except Exception as error:
         if is_debug:
             raise

@@ -68,6 +68,21 @@ def test_cliques_of_a_hand_made_case():
     assert found.cliques == (("b", "a"), ("a", "d"), ("d", "c"))
 
 
+@pytest.mark.parametrize("names", list(itertools.permutations(["a", "b", "c"])))
+def test_ties_do_not_depend_on_the_order_methods_are_given_in(names):
+    # a and b: (1 + 2 + 2.5) / 3, summed in another order; c: the rest
+    ranks = {"a": [1, 2, 2.5], "b": [2.5, 1, 2], "c": [2.5, 3, 1.5]}
+    found = rank_methods(np.array([ranks[name] for name in names]).T, names)
+    assert found.names == ("a", "b", "c")
+    assert found.best() == ("a", "b")
+
+
+def test_ranks_that_are_written_alike_share_the_best():
+    found = _ranking([1.5, 1.504, 3], 2)
+    assert found.best(num_digits=2) == ("a", "b")
+    assert found.best(num_digits=3) == ("a",)
+
+
 def test_no_clique_where_all_differ_and_one_where_none_does():
     assert _ranking([1, 2, 3], 100).cliques == ()  # CD 0.33
     assert _ranking([1, 2, 3], 1).cliques == (("a", "b", "c"),)  # CD 3.3

@@ -113,6 +113,27 @@ def test_what_is_done_is_never_run_again(finished, data):
     assert _states(finished.folder) == before
 
 
+def test_cells_of_another_version_and_device_are_named_and_warned_of(finished, data, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished.folder, out)
+    told = json.loads((out / "result.json").read_text())
+    assert len(told["versions"]) == 1
+    assert told["devices"] == ["cpu"]
+    assert not any("cells come from" in line for line in finished.lines())
+    (path,) = out.glob("cells/simclr-*--phantoms-*/environment.json")
+    changed = {**json.loads(path.read_text()), "commit": "f" * 40, "device": "NVIDIA H100"}
+    path.write_text(json.dumps(changed))
+    again = benchmark(suite_of(), out, data=data)
+    told = json.loads((out / "result.json").read_text())
+    assert told["devices"] == ["cpu", "NVIDIA H100"]
+    assert told["versions"][1] == f"{changed['lvmmed']}+{'f' * 40}"
+    (line,) = [line for line in again.lines() if "cells come from 2 versions" in line]
+    assert f"{changed['lvmmed']}+ffffffffffff (1 cell), and from 2 devices: cpu (4 cells)" in line
+    page = (out / "report.html").read_text()
+    assert "Warning: cells come from 2 versions: " in page
+    assert "Devices: cpu (4 cells) and NVIDIA H100 (1 cell)." in page
+
+
 def test_another_setting_runs_only_what_it_changes(finished, data, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished.folder, out)
@@ -336,18 +357,20 @@ def test_two_processes_give_the_table_of_one(finished, data, tmp_path):
     assert ours == theirs
 
 
+def _started(tmp_path, suite, out, data, *words):
+    """The command line in a process of its own."""
+    file = tmp_path / "suite.yaml"
+    file.write_text(yaml.safe_dump(suite.model_dump(mode="json")))
+    code = "import sys; from lvmmed.cli import run_command; sys.exit(run_command(sys.argv[1:]))"
+    words = ["benchmark", str(file), "--out", str(out), "--data", str(data), *words]
+    return subprocess.Popen([sys.executable, "-c", code, *words], start_new_session=True)
+
+
 @pytest.mark.slow
 def test_a_kill_of_the_parent_ends_its_processes(data, tmp_path):
     """SIGKILL leaves no time to tidy up: processes that went on would write into the next call."""
-    suite = tmp_path / "suite.yaml"
-    values = suite_of(overrides=[*FIELDS, "train.steps=100000"]).model_dump(mode="json")
-    suite.write_text(yaml.safe_dump(values))
-    words = ["benchmark", str(suite), "--out", str(tmp_path / "out"), "--data", str(data)]
-    code = "import sys; from lvmmed.cli import run_command; run_command(sys.argv[1:])"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code, *words, "--jobs", "2", "--set", "untrained=false"],
-        start_new_session=True,
-    )
+    suite = suite_of(overrides=[*FIELDS, "train.steps=100000"], untrained=False)
+    parent = _started(tmp_path, suite, tmp_path / "out", data, "--jobs", "2")
     cells = tmp_path / "out" / "cells"
     _wait(lambda: len(list(cells.glob("*/metrics.jsonl"))) == 2)
     parent.kill()
@@ -362,6 +385,42 @@ def test_a_kill_of_the_parent_ends_its_processes(data, tmp_path):
         return sizes() == before
 
     _wait(is_still)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_jobs", [1, 2])
+def test_the_same_command_after_a_sigkill_gives_the_table_of_one_never_killed(
+    data, tmp_path, num_jobs
+):
+    """Killed in the middle of a pre-training, with another call turned away while it ran."""
+    suite = suite_of(overrides=[*FIELDS, "train.steps=40"])
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    words = ("--jobs", str(num_jobs))
+    first = _started(tmp_path, suite, out, data, *words)
+    _wait(lambda: _num_rows(out) >= 5)
+    with pytest.raises(InputError, match=r"^--out: another benchmark is running in .*out; wait"):
+        benchmark(suite, out, data=data)
+    first.kill()
+    first.wait()
+    assert not (out / "table.csv").exists()
+    assert any(not (path.parent / "result.json").exists() for path in out.glob("cells/*/*.jsonl"))
+    (left,) = {path.parent for path in out.glob("cells/lvm-med-*/config.yaml")}
+    (left / ".encoder.safetensors.12345.tmp").write_text("half")
+    assert _started(tmp_path, suite, out, data, *words).wait() == 0
+    assert not list(out.rglob("*.12345.tmp"))
+    benchmark(suite, whole, data=data)
+    ours, theirs = (
+        [{k: v for k, v in row.items() if k not in ("wall_s", "commands")} for row in _rows(folder)]
+        for folder in (out, whole)
+    )
+    assert ours == theirs
+    assert all(row["status"] == "scored" for row in ours)
+
+
+def _num_rows(out):
+    return max(
+        (len(path.read_text().splitlines()) for path in out.glob("cells/*/*.jsonl")), default=0
+    )
 
 
 def _wait(condition, *, most_s=120):
@@ -398,7 +457,60 @@ def _wait(condition, *, most_s=120):
 def test_what_cannot_be_is_refused_before_anything_runs(data, tmp_path, changes, says):
     with pytest.raises(InputError, match=says):
         benchmark(suite_of(**changes), tmp_path / "out", data=data)
-    assert not list((tmp_path / "out").glob("cells/*"))
+    assert not (tmp_path / "out").exists()  # no image was read for it
+
+
+def test_what_only_the_images_tell_is_refused_when_they_are_read(data, tmp_path):
+    method = {"name": "a", "recipe": "deepcluster", "overrides": ["method.num_prototypes=[49]"]}
+    with pytest.raises(
+        InputError, match=r"^a \(scratch\): method\.num_prototypes: got 49, .* 48 im"
+    ):
+        benchmark(suite_of(methods=[method], reference=None), tmp_path / "out", data=data)
+    assert len(list(tmp_path.glob("out/store-*/store.json"))) == 1
+    assert not list(tmp_path.glob("out/cells/*"))
+
+
+def test_files_that_are_read_are_told_before_the_first_cell(data, tmp_path):
+    told = []
+    benchmark(
+        suite_of(),
+        tmp_path / "out",
+        data=data,
+        stop_after_min=0,
+        progress=lambda *text: told.append(text),
+    )
+    files = [text for text in told if text[2] == "files read into the image store"]
+    with (data / "unlabelled" / "index.csv").open(newline="") as file:
+        num_files = len(list(csv.DictReader(file)))
+    assert files[-1][:2] == (num_files, num_files)
+    assert told.index(files[-1]) < told.index((0, 5, "no estimate yet"))
+
+
+def test_a_benchmark_is_not_started_by_every_rank(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert run_command(["benchmark", "smoke", "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == (
+        "lvmmed: WORLD_SIZE: got 8, but a benchmark starts its processes itself; start it once, "
+        "without torchrun, with --jobs 8\n"
+    )
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_interruption_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lvmmed.recipes.benchmark.load_suite", interrupted)
+    assert run_command(["benchmark", "smoke", "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == "lvmmed: interrupted; the same command goes on\n"
+
+
+def test_the_help_lists_the_shipped_suites(capsys):
+    assert run_command(["benchmark", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Shipped suites: cpu: The suite `small` cut down to two cores" in text
+    assert "paper: 13 of the paper's 15 tasks, for those who have its data (folders as" in text
+    assert text.endswith("smoke: Does the machinery work?")
 
 
 def test_the_command_line_names_what_is_missing(tmp_path, capsys):
@@ -409,4 +521,7 @@ def test_the_command_line_names_what_is_missing(tmp_path, capsys):
     words = ["benchmark", "smoke", "--out", str(tmp_path / "c"), "--jobs", "0"]
     assert run_command(words) == 2
     assert "--jobs: got 0" in capsys.readouterr().err
+    words = ["benchmark", "smoke", "--out", str(tmp_path / "d"), "--stop-after", "-1"]
+    assert run_command(words) == 2
+    assert "--stop-after: got -1, need 0 minutes or more" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())

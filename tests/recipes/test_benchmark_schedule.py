@@ -2,11 +2,12 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from reference.benchmark_runs import log_of, make_chain, run
 
-from lvmmed.recipes.benchmark_schedule import Schedule, remaining_seconds
+from lvmmed.recipes.benchmark_schedule import Schedule, names_a_gpu, remaining_seconds
 from lvmmed.recipes.benchmark_workers import traceback_file
 
 
@@ -32,6 +33,43 @@ def test_cells_run_encoder_by_encoder_and_judging_waits_for_training(tmp_path):
     assert json.loads((tmp_path / "failures.json").read_text()) == {}
     assert told[0] == (0, 5, "no estimate yet")
     assert told[-1] == (5, 5, "about 0 min left")
+
+
+def test_one_process_says_how_far_each_cell_is(tmp_path):
+    told = []
+
+    def run_in_steps(cell, *, progress):
+        progress(3, 20, "loss 1")
+        run(cell)
+
+    schedule = Schedule(
+        failures=tmp_path / "f.json", run_one=run_in_steps, progress=lambda *text: told.append(text)
+    )
+    schedule.run([make_chain(tmp_path, "m", tasks=("a",))], purpose="trying")
+    assert told == [
+        (0, 2, "trying: no estimate yet"),
+        (0, 2, "trying: no estimate yet; m, pre-training: 3 of 20"),
+        (1, 2, "trying: about 0 min left"),
+        (1, 2, "trying: about 0 min left; m, on a: 3 of 20"),
+        (2, 2, "trying: about 0 min left"),
+    ]
+
+
+def _with_device(chain, device):
+    config = chain.pretrain.config
+    train = config.train.model_copy(update={"device": device})
+    config = config.model_copy(update={"train": train})
+    return replace(chain.pretrain, config=config)
+
+
+def test_a_gpu_named_by_its_number_must_be_seen(tmp_path):
+    chain = make_chain(tmp_path, "m")
+    assert not names_a_gpu(chain.cells)
+    assert not names_a_gpu([_with_device(chain, "cuda")])
+    assert names_a_gpu([*chain.cells, _with_device(chain, "cuda:1")])
+    judge = chain.judges[0]
+    task = judge.task.model_copy(update={"overrides": ("device = cuda:1",)})
+    assert names_a_gpu([replace(judge, task=task)])
 
 
 def test_an_exception_in_training_costs_its_judgings_and_nothing_else(tmp_path):
@@ -72,7 +110,9 @@ def test_a_second_call_runs_what_is_missing_and_forgets_what_is_mended(tmp_path)
     chains = [make_chain(tmp_path, "m", tasks=("a", "raise"))]
     schedule_in(tmp_path).run(chains)
     mended = []
-    again = Schedule(failures=tmp_path / "failures.json", run_one=mended.append)
+    again = Schedule(
+        failures=tmp_path / "failures.json", run_one=lambda cell, **_: mended.append(cell)
+    )
     again.run(chains)
     assert [cell.path.name for cell in mended] == ["m--raise"]
     assert again.reasons == {}

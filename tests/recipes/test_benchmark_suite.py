@@ -37,6 +37,28 @@ def test_every_recipe_is_compared_in_the_suites_on_real_images(name):
     assert {start.name for start in suite.initialisations} >= {"scratch", "imagenet"}
 
 
+@pytest.mark.parametrize("name", SUITES)
+def test_methods_of_one_start_have_the_same_batch_and_the_same_length_of_training(name):
+    suite = load_suite(name)
+    for start in suite.initialisations:
+        trained = set()
+        for method in suite.methods_of(start):
+            settings = [*suite.overrides, *start.overrides, *method.overrides]
+            train = resolve_config(method.recipe, settings).train
+            trained.add((train.batch_size, train.steps, train.epochs))
+        assert len(trained) == 1
+
+
+def test_the_suite_of_the_paper_says_which_of_its_tasks_are_missing():
+    # 2-D: 5, 3-D: 3, prostate, detection: 2, FGADR and brain by two probes each: 15 (Tab 1 and 2-5)
+    suite = load_suite("paper")
+    assert len(suite.tasks) == 15 - 2
+    assert suite.summary.startswith("13 of the paper's 15 tasks, ")
+    assert "missing are detection, of polyps (Kvasir) and of findings" in suite.summary
+    # out of distribution in the paper is the prostate of other sites alone
+    assert [task.name for task in suite.tasks if task.shifted] == ["prostate"]
+
+
 def _written(tmp_path, **changes):
     values = yaml.safe_load(shipped_suites()["smoke"])
     path = tmp_path / "mine.yaml"

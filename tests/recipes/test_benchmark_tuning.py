@@ -24,7 +24,7 @@ class Runs:
         self.val, self.test, self.failing = val, test, failing
         self.rates, self.done = {}, []
 
-    def __call__(self, cell):
+    def __call__(self, cell, **_):
         self.done.append(cell.label)
         values = {"wall_s": 1.0}
         if isinstance(cell, PretrainCell):

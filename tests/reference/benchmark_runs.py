@@ -6,6 +6,7 @@ Processes import these functions, so they lie in a module of their own.
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 from lvmmed.recipes.benchmark_cells import Chain, JudgeCell, PretrainCell
@@ -54,7 +55,7 @@ def log_of(folder):
     return [(line.split()[0], int(line.split()[1])) for line in lines]
 
 
-def run(cell):
+def run(cell, **_):
     """Do what the name of the cell's folder says: finish, or go wrong in some way."""
     wish = cell.path.name
     with (cell.path.parent / LOG).open("a") as file:
@@ -73,10 +74,18 @@ def run(cell):
     (cell.path / "result.json").write_text(json.dumps({"wall_s": 2.0}))
 
 
-def run_badly(cell):
+def run_badly(cell, *, progress=None):
     """Run a real cell, but for the pre-training of lvm-med and the judging of simclr."""
     if isinstance(cell, PretrainCell) and cell.label.startswith("lvm-med"):
         os.kill(os.getpid(), signal.SIGKILL)
     if isinstance(cell, JudgeCell) and cell.label.startswith("simclr"):
         raise RuntimeError("planned")
-    run_cell(cell)
+    run_cell(cell, progress=progress)
+
+
+def run_and_tell_gpu(cell, **_):
+    """Finish, and write down the GPUs that the process was given."""
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
+    time.sleep(0.3)  # so that the other process takes a cell too
+    cell.path.mkdir()
+    (cell.path / "result.json").write_text(json.dumps({"wall_s": 2.0, "gpu": gpu}))

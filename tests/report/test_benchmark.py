@@ -8,6 +8,7 @@ import pytest
 from reference.benchmark_cells import make_benchmark
 from reference.benchmark_tables import (
     ACCURACY,
+    KAPPA,
     NASTY,
     A,
     B,
@@ -18,6 +19,7 @@ from reference.benchmark_tables import (
 
 from lvmmed.evaluation.benchmark_ranking import rank_table
 from lvmmed.evaluation.benchmark_scoring import build_benchmark_table
+from lvmmed.evaluation.benchmark_table import Encoder
 from lvmmed.report.benchmark import benchmark_sentences, build_benchmark_report
 from lvmmed.types import InputError
 
@@ -124,9 +126,36 @@ def test_sentences_sum_up_what_was_found(measured):
         "3 methods from scratch and imagenet on 5 tasks: 47 of 48 cells have a score."
     )
     assert sentences[1].startswith(
-        "Best mean rank over tasks and seeds, in distribution, from scratch: lvm-med, 1.0 of 2; "
+        "Ranks over tasks and seeds, in distribution, from scratch: lvm-med has the best mean "
+        "rank, 1.00 of 2; "
     )
     assert re.search(r"lvm-med against the other methods, in distribution: .* of 19", sentences[-2])
+
+
+def test_methods_that_share_the_best_mean_rank_are_all_named():
+    """Two tasks of two seeds, three methods, each block ranked by hand."""
+    rows = {  # breast with seeds 0 and 1, retina with seeds 0 and 1
+        # ranks 1, 2, 2, 2: mean 1.75; by means of 0.8 and 0.775: 1.5 and 2, mean 1.75
+        "vicreg": (0.9, 0.7, 0.8, 0.75),
+        # ranks 2, 3, 1, 1: mean 1.75; by means of 0.7 and 0.85: 3 and 1, mean 2
+        "byol": (0.8, 0.6, 0.9, 0.8),
+        # ranks 3, 1, 3, 3: mean 2.5; by means of 0.8 and 0.7: 1.5 and 3, mean 2.25
+        "dino": (0.7, 0.9, 0.7, 0.7),
+    }
+    encoders = [Encoder(method=name, initialisation="scratch") for name in rows]
+    cells = [
+        make_score(encoder, column, sum(values) / 2, per_seed=values)
+        for encoder, scores in zip(encoders, rows.values(), strict=True)
+        for column, values in ((ACCURACY, scores[:2]), (KAPPA, scores[2:]))
+    ]
+    table = make_table(encoders, (ACCURACY, KAPPA), cells)
+    # CD of 3 methods: 2.343 sqrt(3 x 4 / 6 N): 1.66 for 4 blocks, 2.34 for 2
+    assert benchmark_sentences(table, rank_table(table))[1] == (
+        "Ranks over tasks and seeds, in distribution, from scratch: byol and vicreg share the best "
+        "mean rank, 1.75 of 3; not told apart from them: dino (critical difference 1.66). By whole "
+        "tasks, the stricter reading: vicreg has the best mean rank, 1.75 of 3; not told apart "
+        "from it: byol and dino (critical difference 2.34)."
+    )
 
 
 def test_a_start_whose_methods_cannot_be_ranked_is_named():

@@ -5,9 +5,12 @@ import io
 
 from reference.benchmark_tables import ACCURACY, A, B, make_score, make_table
 
-from lvmmed.evaluation.benchmark_table import Cost, Encoder, RateChoice, RateTrial
+from lvmmed.evaluation.benchmark_table import Cost, Encoder, Origin, RateChoice, RateTrial
+from lvmmed.report.benchmark import benchmark_sentences
 from lvmmed.report.benchmark_text import protocol_sentences, to_csv, to_markdown
 from lvmmed.report.benchmark_training import (
+    mixture_sentences,
+    origin_sentences,
     rate_lines,
     rate_rows,
     rate_sentence,
@@ -110,3 +113,37 @@ def test_seeds_that_a_figure_is_without_are_counted_and_named():
         ("0", ""),
         ("", ""),
     ]
+
+
+COMMITS = ("0.1.0+" + "0123456789ab" * 3 + "cdef", "0.1.0+" + "f" * 40 + "-dirty")
+
+
+def _from(versions, devices):
+    origin = Origin(versions=versions, devices=devices)
+    return make_table((A,), (ACCURACY,), [make_score(A, ACCURACY, 0.8)], origin=origin)
+
+
+def test_one_version_and_one_device_are_named_and_no_warning():
+    table = _from(((COMMITS[0], 12),), (("cpu", 12),))
+    assert origin_sentences(table) == (
+        "Versions: 0.1.0+0123456789ab (12 cells).",
+        "Devices: cpu (12 cells).",
+    )
+    assert mixture_sentences(table) == warning_lines(table) == ()
+
+
+def test_cells_of_several_versions_and_devices_are_one_warning():
+    table = _from(((COMMITS[0], 12), (COMMITS[1], 1)), (("NVIDIA H100", 9), ("cpu", 4)))
+    text = (
+        "cells come from 2 versions: 0.1.0+0123456789ab (12 cells) and 0.1.0+ffffffffffff-dirty "
+        "(1 cell), and from 2 devices: NVIDIA H100 (9 cells) and cpu (4 cells); rows may differ "
+        "for that alone; give another --out to run all cells on one footing"
+    )
+    assert mixture_sentences(table) == (text,)
+    assert warning_lines(table) == (f"warning: {text}",)
+    assert benchmark_sentences(table, ())[-1] == f"Warning: {text}."
+
+
+def test_several_devices_alone_are_a_warning_too():
+    (text,) = mixture_sentences(_from(((COMMITS[0], 3),), (("cpu", 2), ("NVIDIA H100", 1))))
+    assert text.startswith("cells come from 2 devices: cpu (2 cells) and NVIDIA H100 (1 cell); ")

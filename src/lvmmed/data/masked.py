@@ -90,7 +90,7 @@ def _rows_with_masks(path: Path) -> tuple[Rows, dict[str, tuple[Path, ...]]]:
     left_out = Counter(found.num_left_out)
     if NO_LABEL in left_out:
         left_out[NO_MASK] = left_out.pop(NO_LABEL)
-    masks = {row.file: _listed_masks(list_path, row.label) for row in found.rows}
+    masks = {row.file: listed_masks(list_path, row.label) for row in found.rows}
     missing = [file for file, parts in masks.items() if not all(p.is_file() for p in parts)]
     if missing:
         first = next(p for p in masks[missing[0]] if not p.is_file())
@@ -112,7 +112,16 @@ def _list_of(path: Path) -> Path | None:
     return next((path / name for name in LIST_NAMES if (path / name).is_file()), None)
 
 
-def _listed_masks(list_path: Path, text: str) -> tuple[Path, ...]:
+def listed_masks(list_path: Path, text: str) -> tuple[Path, ...]:
+    """Resolve what a list names as a mask.
+
+    Args:
+        list_path: the list.
+        text: a file, or several parts of one mask joined by ";".
+
+    Returns:
+        One path a part, there or not; see `listed_path`.
+    """
     whole = listed_path(list_path, text)
     if whole.is_file() or ";" not in text:
         return (whole,)

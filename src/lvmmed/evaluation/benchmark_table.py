@@ -236,6 +236,19 @@ class RateChoice:
         return len(rates) > 1 and self.chosen in (rates[0], rates[-1])
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """What the cells of a benchmark were computed with, each with its number of cells.
+
+    Attributes:
+        versions: of this package, with the commit where it is known; that of most cells first.
+        devices: such as "cpu"; that of most cells first.
+    """
+
+    versions: tuple[tuple[str, int], ...] = ()
+    devices: tuple[tuple[str, int], ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkTable:
     """All results of a benchmark.
@@ -250,6 +263,7 @@ class BenchmarkTable:
         comparisons: the reference against every other method in the primary columns.
         costs: cost of each trained encoder.
         rate_choices: learning rates tried, where they were.
+        origin: versions and devices behind the cells, where they are known.
         num_resamples: bootstrap resamples behind the intervals.
         num_flips: sign flips behind the p-values.
     """
@@ -263,6 +277,7 @@ class BenchmarkTable:
     comparisons: tuple[PairedComparison, ...] = ()
     costs: tuple[Cost, ...] = ()
     rate_choices: tuple[RateChoice, ...] = ()
+    origin: Origin = Origin()
     num_resamples: int
     num_flips: int
 

@@ -25,7 +25,7 @@ class Ranking:
     """Mean ranks with the tests of their differences.
 
     Attributes:
-        names: methods, best first.
+        names: methods, best first; those that tie in the order of the alphabet.
         mean_ranks: of each; 1 is best.
         num_blocks: blocks averaged over.
         friedman_statistic: Friedman's chi-square, corrected for ties.
@@ -42,6 +42,12 @@ class Ranking:
     friedman_p: float
     critical_difference: float
     cliques: tuple[tuple[str, ...], ...]
+
+    def best(self, *, num_digits: int = TIE_DIGITS) -> tuple[str, ...]:
+        """Methods whose mean rank is that of the best, both rounded to so many digits."""
+        first = round(self.mean_ranks[0], num_digits)
+        ranked = zip(self.names, self.mean_ranks, strict=True)
+        return tuple(name for name, rank in ranked if round(rank, num_digits) == first)
 
 
 def block_ranks(
@@ -64,7 +70,7 @@ def rank_methods(
         level: of the critical difference: chance of any wrong difference were all methods equal.
 
     Returns:
-        Methods from best to worst mean rank.
+        Methods from best to worst mean rank; ties do not depend on the order they are given in.
 
     Raises:
         ValueError: fewer than two methods, or no block.
@@ -77,8 +83,8 @@ def rank_methods(
         raise ValueError(
             f"ranks: {num_blocks} blocks of {num_methods} methods, need at least 1 of 2"
         )
-    means = ranks.mean(axis=0)
-    order = np.argsort(means, kind="stable")
+    means = np.round(ranks.mean(axis=0), TIE_DIGITS)
+    order = sorted(range(num_methods), key=lambda i: (means[i], names[i]))
     sorted_names = tuple(names[i] for i in order)
     sorted_means = tuple(float(means[i]) for i in order)
     difference = critical_difference(num_methods, num_blocks, level=level)

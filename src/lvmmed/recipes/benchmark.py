@@ -1,8 +1,9 @@
 """`lvmmed benchmark`: methods x initialisations x tasks x seeds, resumable, into one table."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -11,7 +12,9 @@ from lvmmed.data.phantoms import write_phantoms
 from lvmmed.data.prepare import prepare
 from lvmmed.data.store import Store
 from lvmmed.files import write_atomically
-from lvmmed.recipes.benchmark_cells import Bench, content_key, folder_key, unique_cells
+from lvmmed.recipes.benchmark_cells import Bench, unique_cells
+from lvmmed.recipes.benchmark_keys import content_key, folder_key
+from lvmmed.recipes.benchmark_lock import sole_use
 from lvmmed.recipes.benchmark_places import Places, matches, source_paths, suite_folders
 from lvmmed.recipes.benchmark_results import BenchmarkPages, write_results
 from lvmmed.recipes.benchmark_schedule import Progress, Schedule
@@ -27,6 +30,9 @@ from lvmmed.types import InputError
 CELLS = "cells"
 SUITE = "suite.yaml"
 FAILURES = "failures.json"
+PHANTOMS = "phantoms"
+UNKNOWN_NUM_IMAGES = 10**9
+"""Stands for the number of images before they are read: no recipe asks for more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +95,7 @@ def benchmark(
             not needed for suites of phantoms.
         overrides: `field=value` texts laid over the suite.
         num_jobs: processes at once; 1 runs everything in this one, whose death ends the call.
+            Several GPUs are shared out among several processes.
         stop_after_min: minutes after which no further cell is begun.
         progress: told of cells done, cells in all, and the time left.
 
@@ -96,31 +103,49 @@ def benchmark(
         Tables, report, and what is missing.
 
     Raises:
-        InputError: the suite, a recipe in it or the data cannot be used; nothing is run then.
+        InputError: the suite, a recipe in it or the data cannot be used, or another call uses the
+            folder; nothing is run then.
     """
     started = time.monotonic()
     chosen = load_suite(suite, overrides) if isinstance(suite, str) else suite
-    if num_jobs < 1:
-        raise InputError(f"--jobs: got {num_jobs}, need 1 or more")
+    _refuse_bad_call(num_jobs, stop_after_min)
     for task in chosen.tasks:
         refuse_bad_task(task, chosen.fractions)
     file = Path(suite) if isinstance(suite, str) and is_suite_file(suite) else None
-    bench = _open_bench(chosen, out, _places(chosen, out, data, file))
+    places = _places(chosen, out, data, file)
+    _refuse_bad_recipes(_bench(chosen, out, places), num_images=UNKNOWN_NUM_IMAGES)
     schedule = Schedule(
         num_jobs=num_jobs,
         deadline_s=None if stop_after_min is None else started + 60 * stop_after_min,
         progress=progress,
         failures=out / FAILURES,
     )
-    runs = run_all(bench, schedule)
+    with sole_use(out):
+        bench = _open_bench(chosen, out, places, schedule)
+        runs = run_all(bench, schedule)
+        pages = write_results(bench, runs, schedule.reasons, out)
     return BenchmarkResult(
         folder=out,
-        pages=write_results(bench, runs, schedule.reasons, out),
+        pages=pages,
         num_done=sum(cell.folder.is_finished for cell in runs.cells),
         num_cells=len(runs.cells) + runs.num_unplanned,
         reasons=schedule.reasons,
         exit_code=_exit_code(runs, schedule.failed),
     )
+
+
+def _refuse_bad_call(num_jobs: int, stop_after_min: float | None) -> None:
+    """Refuse what no suite can be run with."""
+    if num_jobs < 1:
+        raise InputError(f"--jobs: got {num_jobs}, need 1 or more")
+    if stop_after_min is not None and not stop_after_min >= 0:
+        raise InputError(f"--stop-after: got {stop_after_min:g}, need 0 minutes or more")
+    num_ranks = os.environ.get("WORLD_SIZE", "1")
+    if num_ranks not in ("", "1"):
+        raise InputError(
+            f"WORLD_SIZE: got {num_ranks}, but a benchmark starts its processes itself; start it "
+            f"once, without torchrun, with --jobs {num_ranks}"
+        )
 
 
 def _exit_code(runs: PlannedRuns, failed: Mapping[str, Failure]) -> int:
@@ -136,10 +161,7 @@ def _places(suite: Suite, out: Path, data: Path | None, file: Path | None) -> Pl
     if suite.phantoms:
         if data is not None:
             raise InputError(f"--data: got {data}, but suite {suite.name!r} makes its own images")
-        root = out / "phantoms"
-        if not (root / "labelled").is_dir():
-            write_phantoms(root, seed=0)
-        return Places(folders=(root,), suite=suite.name, has_data=True)
+        return Places(folders=(out / PHANTOMS,), suite=suite.name, has_data=True)
     places = Places(folders=suite_folders(data, file), suite=suite.name, has_data=data is not None)
     source_paths(suite, places)
     for task in suite.tasks:
@@ -153,30 +175,37 @@ def _refuse_bad_recipes(bench: Bench, *, num_images: int) -> None:
     """Refuse a suite in which a method cannot work, and name the method."""
     for start in bench.suite.initialisations:
         for method in bench.suite.methods_of(start):
-            cell = bench.chain(method.name, start, bench.suite.seeds[0]).pretrain
-            assert cell is not None
-            steps_per_epoch = max(1, num_images // cell.config.train.batch_size)
-            facts = run_facts(cell.config, num_images=num_images, steps_per_epoch=steps_per_epoch)
+            config = bench.method_config(method.name, start)
+            steps_per_epoch = max(1, num_images // config.train.batch_size)
+            facts = run_facts(config, num_images=num_images, steps_per_epoch=steps_per_epoch)
             try:
-                refuse_bad_recipe(cell.config, facts)
+                refuse_bad_recipe(config, facts)
             except InputError as error:
                 raise InputError(f"{method.name} ({start.name}): {error}") from error
 
 
-def _open_bench(suite: Suite, out: Path, places: Places) -> Bench:
-    """Prepare the store once, and check every recipe before anything is run."""
-    out.mkdir(parents=True, exist_ok=True)
+def _bench(suite: Suite, out: Path, places: Places) -> Bench:
+    """A suite in its folder, before its images are read."""
+    return Bench(suite=suite, places=places, store=out, store_fingerprint="", cells=out / CELLS)
+
+
+def _open_bench(suite: Suite, out: Path, places: Places, schedule: Schedule) -> Bench:
+    """Prepare the store once, and check every recipe against its images before anything is run."""
+    if suite.phantoms and not (out / PHANTOMS / "labelled").is_dir():
+        write_phantoms(out / PHANTOMS, seed=0)
     sources = source_paths(suite, places)
     store_path = out / f"store-{_store_key(suite, sources)}"
     if not (store_path / "store.json").is_file():
-        prepare(sources, store_path, size=suite.store_size)
+        prepare(
+            sources,
+            store_path,
+            size=suite.store_size,
+            workers=schedule.num_jobs if schedule.num_jobs > 1 else 0,
+            progress=schedule.tell_files,
+        )
     store = Store.open(store_path)
-    bench = Bench(
-        suite=suite,
-        places=places,
-        store=store_path,
-        store_fingerprint=store.fingerprint,
-        cells=out / CELLS,
+    bench = replace(
+        _bench(suite, out, places), store=store_path, store_fingerprint=store.fingerprint
     )
     bench.cells.mkdir(exist_ok=True)
     _refuse_bad_recipes(bench, num_images=len(choose_held_out(owners(store)).train))

@@ -4,9 +4,6 @@ A cell is a run folder whose name carries a hash of everything that decides its 
 weights and data. A cell that is there and finished is never run again, whatever suite asked for it.
 """
 
-import functools
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +11,11 @@ from typing import Any
 
 from lvmmed.config import RunConfig
 from lvmmed.engine.run_folder import RunFolder
-from lvmmed.files import file_sha256
-from lvmmed.models.weights import ENCODER
+from lvmmed.recipes.benchmark_keys import content_key, file_name, folder_key, weights_key
 from lvmmed.recipes.benchmark_places import Places
 from lvmmed.recipes.benchmark_suite import UNTRAINED, Suite, SuiteInitialisation, SuiteTask
 from lvmmed.recipes.pretraining import MAY_DIFFER
 from lvmmed.recipes.pretraining_recipes import resolve_config
-
-LIST_SUFFIXES = (".csv", ".parquet", ".json")
-"""Files of a labelled set whose content counts: labels and splits may change at one size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +155,7 @@ class Bench:
         if method == UNTRAINED:
             cell = None
             size_px = self.config("lvm-med", start, ()).views.size
-            name, content = f"{UNTRAINED}-{start.name}-s{seed}", _weights_key(weights)
+            name, content = f"{UNTRAINED}-{start.name}-s{seed}", weights_key(weights)
         else:
             cell = self._pretrain_cell(label, method, start, seed, learning_rate)
             size_px = cell.config.views.size
@@ -211,11 +204,12 @@ class Bench:
 
     def learning_rate(self, method: str, start: SuiteInitialisation) -> float:
         """Peak learning rate of the recipe, with the suite's overrides."""
-        return self._trained(method, start, ()).train.learning_rate
+        return self.method_config(method, start).train.learning_rate
 
-    def _trained(
-        self, method: str, start: SuiteInitialisation, overrides: Sequence[str]
+    def method_config(
+        self, method: str, start: SuiteInitialisation, overrides: Sequence[str] = ()
     ) -> RunConfig:
+        """Configuration of pre-training by a method of the suite from an initialisation."""
         chosen = next(one for one in self.suite.methods if one.name == method)
         return self.config(chosen.recipe, start, [*chosen.overrides, *overrides])
 
@@ -228,10 +222,10 @@ class Bench:
         learning_rate: float | None,
     ) -> PretrainCell:
         rate = [f"train.learning_rate={learning_rate}"] if learning_rate else []
-        config = self._trained(method, start, [f"train.seed={seed}", *rate])
+        config = self.method_config(method, start, [f"train.seed={seed}", *rate])
         decides = _without(config.model_dump(mode="json"), (*MAY_DIFFER, "model.weights"))
         key = content_key(
-            decides, _weights_key(self.places.find_weights(start)), self.store_fingerprint
+            decides, weights_key(self.places.find_weights(start)), self.store_fingerprint
         )
         name = f"{method}-{start.name}-s{seed}-{key}"
         return PretrainCell(
@@ -253,48 +247,6 @@ def _judging_fields(task: SuiteTask) -> dict[str, Any]:
     fields = task.model_dump(mode="json", exclude={"name", "metrics", "shifted"})
     is_whole_path = Path(task.data).expanduser().is_absolute()
     return {**fields, "data": None} if is_whole_path else fields
-
-
-def content_key(*parts: Any) -> str:
-    """Hash of what decides a result; ten hexadecimal digits."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def file_name(text: str) -> str:
-    """A name that every file system takes."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
-
-
-@functools.cache
-def folder_key(folder: Path) -> str:
-    """Hash of a folder of labelled images: names and sizes of its files, contents of its lists.
-
-    Read once a process: it is not to change while a benchmark runs.
-
-    Args:
-        folder: of labelled images, or a list.
-
-    Returns:
-        Hash; the same wherever the folder lies.
-    """
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
-    entries = [
-        [
-            path.relative_to(folder).as_posix(),
-            path.stat().st_size,
-            file_sha256(path) if path.suffix in LIST_SUFFIXES else None,
-        ]
-        for path in files
-    ]
-    return content_key(entries)
-
-
-@functools.cache
-def _weights_key(weights: str) -> str:
-    path = Path(weights)
-    path = path / ENCODER if path.is_dir() else path
-    return file_sha256(path) if path.is_file() else weights
 
 
 def _without(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lvmmed.engine.environment import typed_command
-from lvmmed.engine.run_folder import CONFIG, RESULT
+from lvmmed.engine.run_folder import CONFIG, ENVIRONMENT, RESULT
 from lvmmed.evaluation.benchmark_scoring import (
     BenchmarkPlan,
     MeasuredCell,
@@ -20,10 +21,11 @@ from lvmmed.evaluation.benchmark_table import (
     Cost,
     Encoder,
     MissingCell,
+    Origin,
 )
 from lvmmed.evaluation.scored_cases import read_scored_cases
 from lvmmed.files import write_atomically
-from lvmmed.recipes.benchmark_cells import Bench, Chain, JudgeCell, PretrainCell
+from lvmmed.recipes.benchmark_cells import Bench, Cell, Chain, JudgeCell, PretrainCell
 from lvmmed.recipes.benchmark_suite import Suite, SuiteTask
 from lvmmed.recipes.benchmark_tuning import PlannedRuns
 from lvmmed.report.benchmark import build_benchmark_report
@@ -71,7 +73,7 @@ def write_results(
         "comparisons.csv": comparisons_to_csv(table),
         "table.md": to_markdown(table),
         "table.tex": to_latex(table),
-        "result.json": json.dumps(_result(bench, runs, reasons), indent=2) + "\n",
+        "result.json": json.dumps(_result(bench, runs, reasons, table.origin), indent=2) + "\n",
     }
     if table.rate_choices:
         texts["learning_rates.csv"] = rates_to_csv(table)
@@ -124,9 +126,27 @@ def collect_table(suite: Suite, runs: PlannedRuns, reasons: Mapping[str, str]) -
                 else:
                     cells.append(found)
     costs = [cost for encoder, own in by_encoder.items() for cost in _costs(encoder, own)]
-    return build_benchmark_table(
+    table = build_benchmark_table(
         plan, cells, missing=missing, costs=costs, rate_choices=runs.choices
     )
+    return replace(table, origin=_origin(runs.cells))
+
+
+def _origin(cells: Sequence[Cell]) -> Origin:
+    """Count the finished cells of each version of this package and of each device."""
+    found = [cell.folder.read_json(ENVIRONMENT) for cell in cells if cell.folder.is_finished]
+    versions = Counter(_version(one) for one in found if "lvmmed" in one)
+    devices = Counter(str(one["device"]) for one in found if "device" in one)
+    return Origin(versions=_most_first(versions), devices=_most_first(devices))
+
+
+def _version(environment: Mapping[str, Any]) -> str:
+    commit = environment.get("commit")
+    return f"{environment['lvmmed']}+{commit}" if commit else str(environment["lvmmed"])
+
+
+def _most_first(counts: Counter[str]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _of_task(chain: Chain, task: str) -> list[JudgeCell]:
@@ -245,7 +265,9 @@ def _command(cell: PretrainCell) -> str:
     return shlex.join([*words, "--data", str(cell.config.data.store), "--out", "RUN"])
 
 
-def _result(bench: Bench, runs: PlannedRuns, reasons: Mapping[str, str]) -> dict[str, Any]:
+def _result(
+    bench: Bench, runs: PlannedRuns, reasons: Mapping[str, str], origin: Origin
+) -> dict[str, Any]:
     cells = runs.cells
     done = [cell.folder.read_json(RESULT) for cell in cells if cell.folder.is_finished]
     return {
@@ -258,7 +280,8 @@ def _result(bench: Bench, runs: PlannedRuns, reasons: Mapping[str, str]) -> dict
         "failed": dict(reasons),
         "learning_rates": {choice.encoder.label: choice.chosen for choice in runs.choices},
         "wall_s": sum(result["wall_s"] for result in done),
-        "devices": sorted({result["device"] for result in done}),
+        "versions": [name for name, _ in origin.versions],
+        "devices": [name for name, _ in origin.devices],
     }
 
 

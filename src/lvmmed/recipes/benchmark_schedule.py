@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from lvmmed.engine.run_folder import RESULT, RunFolder
 from lvmmed.files import write_atomically
 from lvmmed.recipes.benchmark_cells import Cell, Chain, JudgeCell, PretrainCell, unique_cells
 from lvmmed.recipes.benchmark_work import run_cell
-from lvmmed.recipes.benchmark_workers import Crew, Failure, Here, Run, Runner
+from lvmmed.recipes.benchmark_workers import Crew, Failure, Here, Run, Runner, visible_gpus
 
 Progress = Callable[[float, float, str], None]
 
@@ -63,7 +65,7 @@ class Schedule:
     Attributes:
         num_jobs: processes at once; 1 = this one.
         deadline_s: moment of `time.monotonic` after which no further cell is begun; None = never.
-        progress: told (cells done, cells, note).
+        progress: told (cells done, cells, note); with one process of every step of a cell too.
         failures: file into which cells that failed are written, with their reasons.
         run_one: does what a cell asks.
         failed: label of a cell -> why it came to nothing.
@@ -75,11 +77,17 @@ class Schedule:
     failures: Path
     run_one: Run = run_cell
     failed: dict[str, Failure] = field(default_factory=dict)
+    _told: tuple[float, float, str] = (0, 0, "")
 
     @property
     def reasons(self) -> dict[str, str]:
         """Label of a cell -> why it came to nothing, in words."""
         return {label: failure.reason for label, failure in sorted(self.failed.items())}
+
+    def tell_files(self, done: int, total: int) -> None:
+        """Say how many files of the image store are read, before the first cell."""
+        if self.progress is not None:
+            self.progress(done, total, "files read into the image store")
 
     def run(self, chains: Sequence[Chain], *, purpose: str = "") -> None:
         """Run every cell that is missing, but for those whose pre-training failed.
@@ -91,10 +99,11 @@ class Schedule:
         queue = CellQueue(chains)
         self._tell(chains, purpose)
         if self.num_jobs == 1:
-            self._run_with(Here(self.run_one), queue, chains, purpose)
+            self._run_with(Here(self.run_one, tell=self._tell_within), queue, chains, purpose)
         else:
             threads = max(1, (os.cpu_count() or 1) // self.num_jobs)
-            with Crew(self.run_one, num_threads=threads) as crew:
+            gpus = () if names_a_gpu(unique_cells(chains)) else _gpus()
+            with Crew(self.run_one, num_threads=threads, gpus=gpus) as crew:
                 self._run_with(crew, queue, chains, purpose)
         self._write_failures()
 
@@ -135,11 +144,32 @@ class Schedule:
         note = f"about {left_s / 60:.0f} min left" if done else "no estimate yet"
         if self.failed:
             note += f", {len(self.failed)} failed"
-        self.progress(len(done), len(cells), f"{purpose}: {note}" if purpose else note)
+        self._told = (len(done), len(cells), f"{purpose}: {note}" if purpose else note)
+        self.progress(*self._told)
+
+    def _tell_within(self, cell: Cell, done: float, total: float, _: str) -> None:
+        """Say how far the cell is that is run in this process."""
+        if self.progress is not None:
+            num_done, num_cells, note = self._told
+            self.progress(num_done, num_cells, f"{note}; {cell.label}: {done:.0f} of {total:.0f}")
 
     def _write_failures(self) -> None:
         text = json.dumps(self.reasons, indent=2) + "\n"
         write_atomically(self.failures, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def names_a_gpu(cells: Sequence[Cell]) -> bool:
+    """Whether a setting names a GPU by its number, so that all must be seen to find it."""
+    return any(
+        cell.config.train.device.startswith("cuda:")
+        if isinstance(cell, PretrainCell)
+        else any("device=cuda:" in text.replace(" ", "") for text in cell.task.overrides)
+        for cell in cells
+    )
+
+
+def _gpus() -> tuple[str, ...]:
+    return visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
 
 
 def remaining_seconds(cells: Sequence[Cell]) -> float:

@@ -5,6 +5,7 @@ names, so that one file fits every machine, then in the folder of the file; whol
 taken as they are.
 """
 
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -144,6 +145,17 @@ def shipped_suites() -> dict[str, str]:
     return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in files}
 
 
+def suite_lines() -> list[str]:
+    """Name the shipped suites, each with the first sentence of its summary."""
+    found = {name: yaml.safe_load(text)["summary"] for name, text in shipped_suites().items()}
+    return [f"{name}: {_first_sentence(summary)}" for name, summary in found.items()]
+
+
+def _first_sentence(text: str) -> str:
+    """Up to the first full stop or question mark that a capital letter follows."""
+    return re.split(r"(?<=[.?!]) (?=[A-Z])", " ".join(text.split()), maxsplit=1)[0]
+
+
 def is_suite_file(name: str) -> bool:
     """Whether a suite is meant to be read from a file, and is not one of those shipped."""
     is_path = name.endswith((".yaml", ".yml")) or Path(name).expanduser().is_file()
@@ -171,5 +183,8 @@ def load_suite(name: str, overrides: Sequence[str] = ()) -> Suite:
         values = read_yaml(Path(name).expanduser())
     else:
         hint = did_you_mean(name, list(shipped))
-        raise InputError(f"benchmark: got {name!r}; {hint} (or give a .yaml file)")
+        raise InputError(
+            f"benchmark: got {name!r}; {hint} (or give a .yaml file; `lvmmed benchmark --help` "
+            "says what the suites are for)"
+        )
     return validated(Suite, apply_overrides(values, overrides))

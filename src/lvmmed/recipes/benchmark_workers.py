@@ -1,5 +1,6 @@
 """Running cells of a benchmark here or in processes of their own, whose death is survived."""
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -21,7 +22,11 @@ POLL_S = 1.0
 END_S = 10.0
 """Seconds that a process is given to end before it is killed."""
 
-Run = Callable[[Cell], None]
+CellProgress = Callable[[float, float, str], None]
+Run = Callable[..., None]
+"""Does what a cell asks: called as `run(cell, progress=told)`, where `told` may be None."""
+Tell = Callable[[Cell, float, float, str], None]
+"""Told how far a cell is: (cell, done, total, note)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +49,13 @@ def traceback_file(cell: Cell) -> Path:
     return cell.path.with_name(f"{cell.path.name}.traceback.txt")
 
 
-def attempt(cell: Cell, run: Run) -> Failure | None:
+def attempt(cell: Cell, run: Run, progress: CellProgress | None = None) -> Failure | None:
     """Run a cell; what it raises becomes a failure in words.
 
     Args:
         cell: what to do.
         run: does it.
+        progress: told how far it is.
 
     Returns:
         None when it was done.
@@ -57,7 +63,7 @@ def attempt(cell: Cell, run: Run) -> Failure | None:
     notes = traceback_file(cell)
     notes.unlink(missing_ok=True)
     try:
-        run(cell)
+        run(cell, progress=progress)
     except InputError as error:
         return Failure(reason=_first_line(error), is_crash=False)
     except Exception as error:
@@ -71,11 +77,45 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "no message")
 
 
-class Here:
-    """Runs cells in this process, one at a time."""
+def visible_gpus(named: str | None, num_gpus: int) -> tuple[str, ...]:
+    """Name the GPUs that processes can be given, as CUDA_VISIBLE_DEVICES names them.
 
-    def __init__(self, run: Run) -> None:
+    Args:
+        named: CUDA_VISIBLE_DEVICES of this process; None where it is not set.
+        num_gpus: GPUs that this process sees.
+
+    Returns:
+        One name a GPU: an entry of the variable, or a number.
+    """
+    if named is None:
+        return tuple(str(number) for number in range(num_gpus))
+    return tuple(part.strip() for part in named.split(","))[:num_gpus]
+
+
+def next_gpu(gpus: Sequence[str], taken: Sequence[str | None]) -> str | None:
+    """Choose the GPU of a new process: in turn, and that of one that is gone first.
+
+    Args:
+        gpus: to share out.
+        taken: those of the processes there are.
+
+    Returns:
+        The first of those that fewest processes have; None where there are not two to choose from.
+    """
+    return min(gpus, key=list(taken).count) if len(gpus) > 1 else None
+
+
+class Here:
+    """Runs cells in this process, one at a time.
+
+    Args:
+        run: does what a cell asks.
+        tell: told how far the cell is that is run.
+    """
+
+    def __init__(self, run: Run, *, tell: Tell | None = None) -> None:
         self._run = run
+        self._tell = tell
         self._cells: list[Cell] = []
 
     @property
@@ -90,7 +130,10 @@ class Here:
     def wait(self) -> list[tuple[Cell, Failure | None]]:
         """Run what was taken."""
         cells, self._cells = self._cells, []
-        return [(cell, attempt(cell, self._run)) for cell in cells]
+        return [(cell, attempt(cell, self._run, self._progress(cell))) for cell in cells]
+
+    def _progress(self, cell: Cell) -> CellProgress | None:
+        return None if self._tell is None else functools.partial(self._tell, cell)
 
     def disband(self) -> None:
         """Do nothing: there are no other processes."""
@@ -105,11 +148,13 @@ class Crew:
     Args:
         run: does what a cell asks; a function that processes can import.
         num_threads: threads of each process.
+        gpus: names of GPUs, each process is given one of them in turn; of fewer than two, none is.
     """
 
-    def __init__(self, run: Run, *, num_threads: int) -> None:
+    def __init__(self, run: Run, *, num_threads: int, gpus: Sequence[str] = ()) -> None:
         self._run = run
         self._num_threads = num_threads
+        self._gpus = gpus
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> "Crew":
@@ -139,7 +184,8 @@ class Crew:
         self._workers = [one for one in self._workers if one.cell is not None or one.is_alive()]
         worker = next((one for one in self._workers if one.cell is None), None)
         if worker is None:
-            worker = _Worker(self._run, self._num_threads)
+            gpu = next_gpu(self._gpus, [one.gpu for one in self._workers])
+            worker = _Worker(self._run, self._num_threads, gpu)
             self._workers.append(worker)
         worker.begin(cell)
 
@@ -176,11 +222,12 @@ Runner = Here | Crew
 class _Worker:
     """A process that runs one cell after the other."""
 
-    def __init__(self, run: Run, num_threads: int) -> None:
+    def __init__(self, run: Run, num_threads: int, gpu: str | None) -> None:
+        self.gpu = gpu
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_work, args=(theirs, run, num_threads, os.getpid()), name="benchmark cells"
+            target=_work, args=(theirs, run, num_threads, os.getpid(), gpu), name="benchmark cells"
         )
         self._process.start()
         theirs.close()  # so that the pipe ends with the process
@@ -243,8 +290,10 @@ def _death(code: int | None) -> Failure:
     return Failure(reason=reason, is_crash=True, was_killed=was_killed)
 
 
-def _work(pipe: Connection, run: Run, num_threads: int, parent: int) -> None:
+def _work(pipe: Connection, run: Run, num_threads: int, parent: int, gpu: str | None) -> None:
     """Run cells until the pipe ends; an interruption is the parent's to handle."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA is first used, which is below
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(num_threads)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -18,9 +18,17 @@ from lvmmed.report.benchmark_sections import (
     source_rows,
 )
 from lvmmed.report.benchmark_text import DISTRIBUTIONS, protocol_sentences
-from lvmmed.report.benchmark_training import rate_rows, warning_rows
+from lvmmed.report.benchmark_training import (
+    mixture_sentences,
+    origin_sentences,
+    rate_rows,
+    warning_rows,
+)
 from lvmmed.report.page import render_template, write_page
 from lvmmed.report.verdicts import counted, enumerated
+
+RANK_DIGITS = 2
+"""Digits of a mean rank in a sentence; ranks that are the same to them are a tie."""
 
 
 def build_benchmark_report(table: BenchmarkTable, out: Path, *, title: str | None = None) -> Path:
@@ -52,7 +60,8 @@ def build_benchmark_report(table: BenchmarkTable, out: Path, *, title: str | Non
         comparison_sheets=comparison_sheets(table),
         comparisons=comparison_rows(table),
         costs=cost_rows(table),
-        has_costs=bool(table.costs),
+        origin=origin_sentences(table),
+        has_costs=bool(table.costs or table.origin.versions),
         sources=source_rows(table),
         commands=command_rows(table),
         missing=missing_rows(table),
@@ -70,7 +79,8 @@ def benchmark_sentences(table: BenchmarkTable, ranked: Sequence[RankedMethods]) 
         ranked: its rankings (`rank_table`).
 
     Returns:
-        What was measured, who ranks best, and how the reference stands against the others.
+        What was measured, who ranks best, how the reference stands against the others, and whether
+        cells come from several versions or devices.
     """
     methods = dict.fromkeys(encoder.method for encoder in table.encoders)
     tasks = dict.fromkeys(column.task for column in table.columns)
@@ -82,18 +92,33 @@ def benchmark_sentences(table: BenchmarkTable, ranked: Sequence[RankedMethods]) 
         *(_rank_sentence(ranks) for ranks in ranked),
         *_unranked_sentences(table, ranked),
         *_comparison_sentences(table),
+        *(f"Warning: {text}." for text in mixture_sentences(table)),
     )
 
 
 def _rank_sentence(ranks: RankedMethods) -> str:
-    ranking = ranks.by_seed
     where = dict(DISTRIBUTIONS)[ranks.is_shifted].lower()
-    near = _not_apart_from_best(ranking)
-    beside = f"not told apart from it: {enumerated(near)}" if near else "all others lie further off"
     return (
-        f"Best mean rank over tasks and seeds, {where}, from {ranks.initialisation}: "
-        f"{ranking.names[0]}, {ranking.mean_ranks[0]:.1f} of {len(ranking.names)}; {beside} "
-        f"(critical difference {ranking.critical_difference:.1f})."
+        f"Ranks over tasks and seeds, {where}, from {ranks.initialisation}: "
+        f"{_best_ranked(ranks.by_seed)}. By whole tasks, the stricter reading: "
+        f"{_best_ranked(ranks.by_task)}."
+    )
+
+
+def _best_ranked(ranking: Ranking) -> str:
+    """Name every method that shares the best mean rank as it is written, and those near it."""
+    best = ranking.best(num_digits=RANK_DIGITS)
+    verb, whom = ("share", "them") if len(best) > 1 else ("has", "it")
+    near = _not_apart_from(best, ranking)
+    if near:
+        beside = f"not told apart from {whom}: {enumerated(near)}"
+    else:
+        is_everyone = len(best) == len(ranking.names)
+        beside = "there is no other" if is_everyone else "all others lie further off"
+    return (
+        f"{enumerated(best)} {verb} the best mean rank, "
+        f"{ranking.mean_ranks[0]:.{RANK_DIGITS}f} of {len(ranking.names)}; {beside} "
+        f"(critical difference {ranking.critical_difference:.{RANK_DIGITS}f})"
     )
 
 
@@ -111,10 +136,9 @@ def _unranked_sentences(table: BenchmarkTable, ranked: Sequence[RankedMethods]) 
     )
 
 
-def _not_apart_from_best(ranking: Ranking) -> list[str]:
-    best = ranking.names[0]
-    first = next((clique for clique in ranking.cliques if best in clique), (best,))
-    return [method for method in first if method != best]
+def _not_apart_from(best: Sequence[str], ranking: Ranking) -> list[str]:
+    first = next((clique for clique in ranking.cliques if best[0] in clique), ())
+    return [method for method in first if method not in best]
 
 
 def _comparison_sentences(table: BenchmarkTable) -> tuple[str, ...]:

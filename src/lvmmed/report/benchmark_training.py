@@ -2,10 +2,15 @@
 
 import csv
 import io
+import re
+from collections.abc import Sequence
 
 from lvmmed.evaluation.benchmark_table import BenchmarkTable, RateChoice, RateTrial
 from lvmmed.report.groups import ABSENT
-from lvmmed.report.verdicts import enumerated
+from lvmmed.report.verdicts import counted, enumerated
+
+_COMMIT = re.compile(r"([0-9a-f]{12})[0-9a-f]{28}")
+"""A whole commit, and as much of it as is shown."""
 
 RATE_FIELDS = (
     "method",
@@ -124,7 +129,34 @@ def warning_rows(table: BenchmarkTable) -> tuple[tuple[str, str, str], ...]:
 
 
 def warning_lines(table: BenchmarkTable) -> tuple[str, ...]:
-    """The same, a line a warning."""
+    """The same, a line a warning, and one where cells do not come from one version and device."""
+    alarms = (f"{cost.encoder.label}, {text}" for cost in table.costs for text in cost.warnings)
+    return tuple(f"warning: {text}" for text in (*alarms, *mixture_sentences(table)))
+
+
+def origin_sentences(table: BenchmarkTable) -> tuple[str, ...]:
+    """Name every version and device that cells were computed with, and how many cells each."""
     return tuple(
-        f"warning: {cost.encoder.label}, {text}" for cost in table.costs for text in cost.warnings
+        f"{noun}: {_origins(found)}."
+        for noun, found in (("Versions", table.origin.versions), ("Devices", table.origin.devices))
+        if found
     )
+
+
+def mixture_sentences(table: BenchmarkTable) -> tuple[str, ...]:
+    """Warn in one sentence of cells that come from several versions or devices."""
+    parts = [
+        f"{counted(len(found), noun)}: {_origins(found)}"
+        for noun, found in (("version", table.origin.versions), ("device", table.origin.devices))
+        if len(found) > 1
+    ]
+    if not parts:
+        return ()
+    remedy = "rows may differ for that alone; give another --out to run all cells on one footing"
+    return (f"cells come from {', and from '.join(parts)}; {remedy}",)
+
+
+def _origins(found: Sequence[tuple[str, int]]) -> str:
+    """Names with their numbers of cells, commits shortened."""
+    shown = [(_COMMIT.sub(r"\1", name), number) for name, number in found]
+    return enumerated([f"{name} ({counted(number, 'cell')})" for name, number in shown])

@@ -1,0 +1,60 @@
+"""One benchmark at a time in a folder, and nothing half-written left in it."""
+
+import fcntl
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lvmmed.types import InputError
+
+LOCK = ".lock"
+HALF_WRITTEN = re.compile(r"\..+\.\d+\.tmp")
+"""Names under which files and folders are written before they are put in place."""
+
+
+@contextmanager
+def sole_use(out: Path) -> Iterator[None]:
+    """Keep a folder for one call, and sweep out what a killed one left half-written.
+
+    The system frees the lock when the process ends, however it ends.
+
+    Args:
+        out: folder of a benchmark; made when absent.
+
+    Yields:
+        Once, while the lock is held.
+
+    Raises:
+        InputError: another call holds it, or the path is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out: got {out}, which is a file; give a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"--out: another benchmark is running in {out}; wait for its end, or give another "
+                "--out"
+            ) from error
+        except OSError:
+            pass  # a file system without locks: as before there were any
+        sweep(out)
+        yield
+
+
+def sweep(out: Path) -> None:
+    """Remove what was being written when a call was killed.
+
+    Args:
+        out: folder that nobody writes to now.
+    """
+    for path in [*out.glob(".*.tmp"), *(out / "cells").rglob(".*.tmp")]:
+        if HALF_WRITTEN.fullmatch(path.name):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
