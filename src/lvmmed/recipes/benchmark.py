@@ -13,13 +13,14 @@ from lvmmed.data.prepare import prepare
 from lvmmed.data.store import Store
 from lvmmed.files import write_atomically
 from lvmmed.recipes.benchmark_cells import Bench, unique_cells
+from lvmmed.recipes.benchmark_finalists import run_with_finalists
 from lvmmed.recipes.benchmark_keys import content_key, folder_key
 from lvmmed.recipes.benchmark_lock import sole_use
 from lvmmed.recipes.benchmark_places import Places, matches, source_paths, suite_folders
 from lvmmed.recipes.benchmark_results import BenchmarkPages, write_results
 from lvmmed.recipes.benchmark_schedule import Progress, Schedule
 from lvmmed.recipes.benchmark_suite import Suite, is_suite_file, load_suite
-from lvmmed.recipes.benchmark_tuning import NOT_CHOSEN, PlannedRuns, run_all
+from lvmmed.recipes.benchmark_tuning import NOT_CHOSEN, PlannedRuns
 from lvmmed.recipes.benchmark_work import refuse_bad_task
 from lvmmed.recipes.benchmark_workers import Failure
 from lvmmed.recipes.image_feed import owners
@@ -122,7 +123,7 @@ def benchmark(
     )
     with sole_use(out):
         bench = _open_bench(chosen, out, places, schedule)
-        runs = run_all(bench, schedule)
+        runs = run_with_finalists(bench, schedule)
         pages = write_results(bench, runs, schedule.reasons, out)
     return BenchmarkResult(
         folder=out,

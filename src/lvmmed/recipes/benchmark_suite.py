@@ -88,6 +88,10 @@ class Suite(Settings):
     """Where each method starts."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of pre-training; each is a run of its own."""
+    finalist_seeds: tuple[int, ...] = ()
+    """Further seeds for the best methods of each initialisation, chosen by val; empty = none."""
+    finalists: int = Field(4, ge=1)
+    """Methods that get them."""
     untrained: bool = True
     """Whether the weights that training starts from are judged as well."""
     fractions: tuple[float, ...] = (1.0,)
@@ -108,8 +112,13 @@ class Suite(Settings):
             names = [one.name for one in getattr(self, kind)]
             if not names or len(set(names)) < len(names):
                 raise ValueError(f"{kind}: got {names}, need one or more, each with its own name")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+        if not self.seeds or not _are_seeds(self.seeds):
             raise ValueError(f"seeds: got {list(self.seeds)}, need different numbers from 0 up")
+        if not _are_seeds((*self.seeds, *self.finalist_seeds)):
+            raise ValueError(
+                f"finalist_seeds: got {list(self.finalist_seeds)}, need different numbers from 0 "
+                f"up that are not among seeds, {list(self.seeds)}"
+            )
         methods = {one.name for one in self.methods}
         for start in self.initialisations:
             _check_known(f"initialisations.{start.name}.methods", start.methods, methods)
@@ -130,6 +139,10 @@ class Suite(Settings):
         """Methods that are trained from an initialisation, in the order of the suite."""
         chosen = start.methods or tuple(method.name for method in self.methods)
         return tuple(method for method in self.methods if method.name in chosen)
+
+
+def _are_seeds(numbers: Sequence[int]) -> bool:
+    return len(set(numbers)) == len(numbers) and min(numbers) >= 0
 
 
 def _check_known(field: str, names: Sequence[str], allowed: set[str]) -> None:
