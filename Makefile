@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export MPLBACKEND := Agg
+QUICK := not slow and not dist and not gpu
 
 .PHONY: help setup demo test test-fast check format clean
 
@@ -21,10 +22,11 @@ demo: $(STAMP)  ## the whole main job on embedded data; ends with demo/report.ht
 	$(BIN)/lvmmed demo --out demo
 
 test: check  ## all checks and all tests, the slow ones too
-	$(BIN)/python -m pytest -q --durations=15
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "$(QUICK)"
+	$(BIN)/python -m pytest -q --durations=15 -m "not ($(QUICK))"
 
 test-fast: $(STAMP)  ## the quick tests only
-	$(BIN)/python -m pytest -q -m "not slow and not dist and not gpu"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "$(QUICK)"
 
 check: $(STAMP)  ## ruff, pydoclint, mypy, import-linter
 	$(BIN)/ruff check .
