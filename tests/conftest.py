@@ -1,6 +1,8 @@
 """Fixtures of the whole suite; real images are found through LVMMED_TEST_DATA."""
 
+import importlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,15 @@ def pytest_runtest_setup(item):
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads():
     torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="module")
+def script():
+    """Import a script of the benchmarks by its name, as its neighbours do."""
+    folder = str(Path(__file__).parents[1] / "benchmarks")
+    sys.path.insert(0, folder)
+    yield importlib.import_module
+    sys.path.remove(folder)
 
 
 @pytest.fixture(scope="module")

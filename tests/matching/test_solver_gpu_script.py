@@ -2,8 +2,6 @@
 
 import importlib
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,15 +10,6 @@ from lvmmed.matching.solver import Matching, objective, solve
 from lvmmed.matching.tabu import tabu_search
 
 CPU = torch.device("cpu")
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
-
-
-@pytest.fixture(scope="module")
-def script():
-    """Import a script by its name, as its neighbours do."""
-    sys.path.insert(0, FOLDER)
-    yield importlib.import_module
-    sys.path.remove(FOLDER)
 
 
 @pytest.fixture

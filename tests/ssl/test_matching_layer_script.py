@@ -1,24 +1,12 @@
 """The parts of the matching layer's benchmark that decide what it says; nothing is timed here."""
 
 import argparse
-import importlib
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
-
-
-@pytest.fixture(scope="module")
-def script():
-    """Import a script by its name, as its neighbours do."""
-    sys.path.insert(0, FOLDER)
-    yield importlib.import_module
-    sys.path.remove(FOLDER)
 
 
 @pytest.fixture

@@ -26,21 +26,22 @@ def further_chains(
     Returns:
         Runs to add, seed by seed, and the number of cells of initialisations that wait.
     """
-    suite, found, num_waiting = bench.suite, [], 0
+    suite, num_waiting = bench.suite, 0
+    best: list[tuple[SuiteInitialisation, Chain]] = []
     for start in suite.initialisations:
         own = [chain for chain in chains if chain.initialisation == start.name]
-        best = _best_chains(bench, start, own, reasons)
-        if best is None:
+        chosen = _best_chains(bench, start, own, reasons)
+        if chosen is None:
             num_methods = min(suite.finalists, len(suite.methods_of(start)))
             num_waiting += num_methods * len(suite.finalist_seeds) * (1 + len(suite.tasks))
         else:
-            found += [
-                bench.chain(chain.method, start, seed, learning_rate=chain.learning_rate)
-                for seed in suite.finalist_seeds
-                for chain in best
-            ]
-    order = {seed: place for place, seed in enumerate(suite.finalist_seeds)}
-    return tuple(sorted(found, key=lambda chain: order[chain.seed])), num_waiting
+            best += [(start, chain) for chain in chosen]
+    further = tuple(
+        bench.chain(chain.method, start, seed, learning_rate=chain.learning_rate)
+        for seed in suite.finalist_seeds
+        for start, chain in best
+    )
+    return further, num_waiting
 
 
 def run_with_finalists(bench: Bench, schedule: Schedule) -> PlannedRuns:

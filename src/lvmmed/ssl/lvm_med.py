@@ -250,11 +250,9 @@ class LvmMed(Method):
         problems = [self._problem(sides, partition, step=step)]
         num_further = self.config.partitions - 1
         joined = [side.joined() for side in sides] if num_further else sides
+        nodes, size = sides[0].nodes, self._training_size(step)
         for _ in range(num_further):
-            nodes = sides[0].nodes
-            drawn = random_partition(
-                len(nodes), self._training_size(step), generator=generator, device=nodes.device
-            )
+            drawn = random_partition(len(nodes), size, generator=generator, device=nodes.device)
             problems.append(self._problem(joined, drawn, step=step))
         return problems
 
