@@ -21,15 +21,17 @@ from lvmmed.recipes.monitoring import square_images
 
 
 @torch.no_grad()
-def rank_of(weights: str, store: Store, rows: np.ndarray, backbone: str | None, size: int) -> float:
-    """Encode images in evaluation mode and measure the rank of the pooled features."""
+def features_of(
+    weights: str, store: Store, rows: np.ndarray, backbone: str | None, size: int
+) -> torch.Tensor:
+    """Encode images in evaluation mode and pool them, [len(rows), width]."""
     encoder = load_encoder(weights, backbone=backbone, size_px=size).backbone.eval()
     parts = []
     for part in np.array_split(rows, max(1, len(rows) // 128)):
         batch = load_images(store, part.tolist())
         images = square_images(batch, encoder.size_px, mean=encoder.mean, std=encoder.std)
         parts.append(encoder(images).pooled)
-    return measure_effective_rank(torch.cat(parts))
+    return torch.cat(parts)
 
 
 def main() -> None:
@@ -45,7 +47,7 @@ def main() -> None:
     rows = np.random.default_rng(0).permutation(len(store))[: options.images]
     for weights in options.weights:
         backbone = options.backbone if weights == "random" else None
-        rank = rank_of(weights, store, rows, backbone, options.size)
+        rank = measure_effective_rank(features_of(weights, store, rows, backbone, options.size))
         print(f"{rank:8.1f}  {weights}  ({len(rows)} images)", flush=True)
 
 

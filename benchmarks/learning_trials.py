@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from provenance import provenance
 from torch import nn
 
 from lvmmed.files import write_atomically
@@ -32,6 +33,7 @@ from lvmmed.recipes.pretraining import pretrain
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.recipes.probing import ProbeSettings, probe
 from lvmmed.recipes.segmentation_probing import SegmentationProbeSettings, probe_segmentation
+from lvmmed.ssl.lvm_med_config import PAPER_LITERAL
 
 PACKS = ("brain_tumor_mri", "cxr_pneumonia_224", "busi_256")
 MASK_PACKS = {"polyp masks": "kvasir_seg_256", "lesion masks": "busi_256"}
@@ -54,12 +56,27 @@ FINE = "model.backbone=resnet10t_fine"
 DEEP = ("method.projector_hidden_layers=1", "method.projector_hidden_width=512")
 SOFT = ("method.margin=0", "method.noise=0.2", "method.noise_samples=4")
 FIRST_ORDER = "method.second_order=false"
+REGIONS = ("method.region_weight=1", "method.alpha=1")
+EXACTER = ("method.solver_restarts=8", "method.solver_iterations=30")
+AS_PRINTED = tuple(
+    f"method.{name}={str(value).lower() if isinstance(value, bool) else value}"
+    for name, value in PAPER_LITERAL.items()
+)
+"""The paper's method under our optimiser, schedule and views; `paper-literal` has the paper's."""
 RECIPE: dict[str, tuple[str, ...]] = {
     "lvm-med": (),
     "first order": (FIRST_ORDER,),
     "no message passing": ("method.message_passing=false",),
     "no local": ("method.alpha=1",),
     "no noise": ("method.noise=0",),
+    "regions 0.5": ("method.region_weight=0.5",),
+    "regions 1": ("method.region_weight=1",),
+    "regions 1, no local": REGIONS,
+    "regions 3, no local": (*REGIONS, "method.region_weight=3"),
+    "regions 1, no local, 8 partitions": (*REGIONS, "method.partitions=8"),
+    "regions 1, no local, first order": (*REGIONS, FIRST_ORDER),
+    "solver 8 x 30": EXACTER,
+    "projector 2": DEEP,
     "whole batch alone": (
         GRAPHS,
         ONE_PARTITION,
@@ -112,9 +129,10 @@ GRAPHS_ALONE: dict[str, tuple[str, ...]] = {
     "graphs 128, first order": ("method.graph_size=128", FIRST_ORDER),
     "per data set": ("data.composition=dataset",),
     "per volume": ("data.composition=volume",),
+    "neighbours": ("data.composition=volume",),  # with a store of neighbour_store.py
     "similar": ("method.grouping=similar",),
     "partitions 4": ("method.partitions=4",),
-    "solver 8 x 30": ("method.solver_restarts=8", "method.solver_iterations=30"),
+    "solver 8 x 30": EXACTER,
     "projector 2, graphs 64": (*DEEP, "method.graph_size=64"),
     "projector 2, soft": (*DEEP, *SOFT),
     "projector 2, soft, similar": (*DEEP, *SOFT, "method.grouping=similar"),
@@ -132,6 +150,7 @@ TRIALS: dict[str, tuple[str, tuple[str, ...]]] = {
     "simclr": ("simclr", ("method.projector_hidden_width=512",)),
     "vicregl": ("vicregl", ("method.projection_width=512", "method.projector_hidden_width=512")),
     "paper-literal": ("paper-literal", ("train.learning_rate=2e-3",)),
+    "as printed": ("lvm-med", AS_PRINTED),
     **{name: ("lvm-med", fields) for name, fields in RECIPE.items()},
     **{
         name if not fields else f"one partition: {name}": ("lvm-med", (ONE_PARTITION, *fields))
@@ -172,6 +191,7 @@ def run_trial(
     row: dict[str, Any] = {"trial": name, "seed": seed, "overrides": settings}
     row["pretrain_s"] = round(time.perf_counter() - started, 1)
     row["figures"] = result.figures
+    row |= provenance(store=arguments.store)
     row["warnings"] = list(result.warnings)
     return row | judged(folder, sets, seed)
 

@@ -13,7 +13,6 @@ the larger one is judged. On a GPU also the peak memory of both steps.
 """
 
 import argparse
-import datetime
 import json
 import statistics
 import time
@@ -27,9 +26,9 @@ from unittest.mock import patch
 import torch
 from layer_stages import STAGES, Clock, Sizes, Stages, demands, make_rows, measure_rates
 from method_step import make_views
+from provenance import provenance
 from torch import Tensor
 
-from lvmmed.engine.environment import commit, device_name
 from lvmmed.engine.optim import build_optimizer, set_learning_rate
 from lvmmed.matching import imle
 from lvmmed.models.backbones import Features, build_backbone
@@ -52,7 +51,7 @@ def watched(method: LvmMed, stages: Stages) -> Iterator[None]:
         (lvm_med, "global_affinity", "global"),
         (lvm_med, "local_affinity", "local"),
         (lvm_med, "edge_affinity", "edges"),
-        (lvm_med, "_noise_like", "noise"),
+        (lvm_med, "gumbel_like", "noise"),
         (lvm_med, "matching_loss", "loss"),
         (imle, "solve", "solve"),
         (lvm_med, "batch_assignment_loss", "batch"),
@@ -286,11 +285,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result = {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "commit": commit(),
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **provenance(),
         "settings": {name: str(value) for name, value in vars(arguments).items()},
     }
     print(result)

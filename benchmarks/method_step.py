@@ -17,7 +17,6 @@ step. Clustering is linear in the number of images, and so are the steps between
 
 import argparse
 import dataclasses
-import datetime
 import functools
 import json
 import statistics
@@ -29,16 +28,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from provenance import provenance
 
 from lvmmed.augment.views import Views, apply_views, draw_views, pad_images
 from lvmmed.config import ViewsConfig
-from lvmmed.engine.environment import device_name
 from lvmmed.models.backbones import Backbone, build_backbone
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.ssl.method import Method, MethodContext, RunFacts, encode_views
 from lvmmed.ssl.table import METHODS
 
-VIT = "vit_tiny_patch16_224"
 STEPS_PER_EPOCH = 20
 """Batches of the store that a method's memory is filled with."""
 
@@ -62,7 +60,7 @@ def make_views(
 def measure(name: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Time one method."""
     row = METHODS[name]
-    backbone_name = VIT if name == "mae" else arguments.backbone
+    backbone_name = arguments.vit if name == "mae" else arguments.backbone
     config = resolve_config(
         name, [f"views.size={arguments.size}", f"train.batch_size={arguments.batch_size}"]
     )
@@ -198,6 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--vit", default="vit_base_patch16_224", help="encoder of mae")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
@@ -210,10 +209,7 @@ def main() -> None:
         rows.append(measure(name, arguments, device))
         print(rows[-1])
     result = {
-        "date": datetime.date.today().isoformat(),
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **provenance(),
         "settings": {k: str(v) for k, v in vars(arguments).items()},
         "rows": rows,
     }

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from provenance import provenance
 
 from lvmmed.config import RunConfig
 from lvmmed.data.store import Store
@@ -174,7 +175,8 @@ def main(words: Sequence[str] | None = None) -> None:
     rows = {row["run"]: row for row in found if "run" in row}
     for number in arguments.only:
         if number not in rows:
-            row = rows[number] = run_trial(number, arguments)
+            row = run_trial(number, arguments) | provenance(store=arguments.store)
+            rows[number] = row
             append(arguments.out, row)
             said = ", ".join(row["reasons"]) or "-"
             print(number, row["batch_size"], row["learning_rate"], row["verdict"], said, flush=True)

@@ -9,7 +9,6 @@ lie side by side, which is where the paper says that second-order terms must hel
 """
 
 import argparse
-import datetime
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from provenance import provenance
 
 from lvmmed.config import RunConfig
 from lvmmed.data.store import Store
@@ -126,8 +126,8 @@ def main() -> None:
             cells = " | ".join(f"{value:.1f}" for value in found.values())
             print(f"| {run.parent.name} | {kind} ({len(graphs)}) | {cells} |", flush=True)
     if arguments.out:
-        date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-        arguments.out.write_text(json.dumps({"date": date, "rows": rows}, indent=1))
+        result = provenance(store=arguments.volumes) | {"rows": rows}
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ RUN: what `lvmmed probe --weights` takes; "random" is an untrained encoder of th
 """
 
 import argparse
-import datetime
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from provenance import provenance
 
 from lvmmed.augment.views import ImageBatch, apply_views, draw_views
 from lvmmed.config import ViewsConfig
@@ -269,7 +269,7 @@ def main(words: Sequence[str] | None = None) -> None:
     tables = measure(arguments, volumes, untrained)
     encoders, differences = summarise(tables, volumes)
     result = {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        **provenance(),
         "size": arguments.size,
         "views": arguments.views,
         "seed": arguments.seed,

@@ -3,6 +3,9 @@
 Run `python docs/generate.py` after a change of methods, recipes or configuration.
 """
 
+import inspect
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -10,6 +13,7 @@ from pydantic import BaseModel
 from lvmmed.config import DataConfig, LogConfig, ModelConfig, TrainConfig, ViewsConfig
 from lvmmed.recipes.finetuning import FinetuneSettings
 from lvmmed.recipes.pretraining_recipes import RECIPES
+from lvmmed.ssl.method import Method
 from lvmmed.ssl.table import METHODS
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -32,12 +36,22 @@ def fields_table(settings: type[BaseModel], prefix: str) -> list[str]:
     return lines
 
 
+def differences(method: Callable[..., Method]) -> str:
+    """Say in what a method differs from its paper, as the docstring of its class does."""
+    text = inspect.getdoc(method) or ""
+    found = re.search(r"^Differs from the papers? (.+?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{method}: its docstring has no paragraph 'Differs from the paper in'")
+    return "Differs from the paper " + re.sub(r"^\(.+?\) ", "", " ".join(found[1].split()))
+
+
 def methods_page() -> str:
-    """Methods and their configuration."""
-    lines = ["# Methods", "", "| method | idea |", "|---|---|"]
-    lines += [f"| `{name}` | {row.summary} |" for name, row in METHODS.items()]
+    """Methods, their sources, differences and configuration."""
+    lines = ["# Methods", "", "| method | idea | source |", "|---|---|---|"]
+    lines += [f"| `{name}` | {row.summary} | {row.source} |" for name, row in METHODS.items()]
     for name, row in METHODS.items():
-        lines += ["", f"## {name}", "", *fields_table(row.config, "method.")]
+        lines += ["", f"## {name}", "", f"Source: {row.source}.", "", differences(row.build), ""]
+        lines += fields_table(row.config, "method.")
         lines += ["", f"Where features collapse: {row.advice.collapse}."]
         if row.advice.chance:
             lines += ["", f"Where it does not learn: {row.advice.chance}."]

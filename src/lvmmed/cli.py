@@ -50,14 +50,18 @@ SizePx = Annotated[
 
 
 @contextmanager
-def _progress(label: str) -> Iterator[Callable[..., None]]:
-    """Show `update(done, total, note)` as a bar, or as a line a minute off a terminal."""
+def _progress(label: str, *, has_time: bool = True) -> Iterator[Callable[..., None]]:
+    """Show `update(done, total, note)` as a bar, or as a line a minute off a terminal.
+
+    Without `has_time` the bar leaves the time that is left to the note, where units of work are
+    too unequal to tell it.
+    """
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeRemainingColumn(),
+            *((TimeRemainingColumn(),) if has_time else ()),
             TextColumn("{task.fields[note]}"),
         )
         with Progress(*columns, console=console, transient=True) as bar:
@@ -262,11 +266,15 @@ def benchmark(
     stop_after: Annotated[
         float | None, typer.Option(help="Minutes after which no further cell is begun.")
     ] = None,
+    pack: Annotated[
+        Path | None,
+        typer.Option(help="Archive (.tar.gz, .tar.xz) of what a later call needs, to carry away."),
+    ] = None,
 ) -> None:
     """Compare methods on tasks: runs what is missing, then writes table and report."""
     from lvmmed.recipes.benchmark import benchmark as run
 
-    with _progress("benchmark") as update:
+    with _progress("benchmark", has_time=False) as update:
         result = run(
             suite,
             out,
@@ -274,6 +282,7 @@ def benchmark(
             overrides=overrides or [],
             num_jobs=jobs,
             stop_after_min=stop_after,
+            pack=pack,
             progress=update,
         )
     for line in result.lines():

@@ -3,13 +3,15 @@
 import getpass
 import json
 import platform
+import sys
 
 import numpy
+import pytest
 import torch
 
 import lvmmed
 from lvmmed.engine import environment as module
-from lvmmed.engine.environment import code_version, commit, environment
+from lvmmed.engine.environment import code_version, commit, environment, typed_command
 
 
 def test_versions_are_those_of_the_packages():
@@ -39,3 +41,27 @@ def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
 def test_the_commit_joins_the_code_version(monkeypatch):
     monkeypatch.setattr(module, "commit", lambda: "abc-dirty")
     assert code_version() == f"{lvmmed.__version__}+abc-dirty"
+
+
+OTHERWISE = ["lvmmed", "pretrain", "--recipe", "my runs/config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (
+            ["/usr/bin/lvmmed", "pretrain", "--out", "my run", "--set", "a.b=[1, 2]"],
+            "lvmmed pretrain --out 'my run' --set 'a.b=[1, 2]'",
+        ),
+        (["lvmmed", "--debug", "pretrain", "--out", "r"], "lvmmed --debug pretrain --out r"),
+        (["/site/lvmmed/__main__.py", "pretrain"], "lvmmed pretrain"),
+        # a cell of a benchmark, a program of the user's own, an empty interpreter
+        (["lvmmed", "benchmark", "small"], "lvmmed pretrain --recipe 'my runs/config.yaml'"),
+        (["train.py", "pretrain"], "lvmmed pretrain --recipe 'my runs/config.yaml'"),
+        (["lvmmed/train.py", "pretrain"], "lvmmed pretrain --recipe 'my runs/config.yaml'"),
+        ([""], "lvmmed pretrain --recipe 'my runs/config.yaml'"),
+    ],
+)
+def test_the_command_is_what_was_typed_or_does_the_same(monkeypatch, argv, command):
+    monkeypatch.setattr(sys, "argv", argv)
+    assert typed_command("pretrain", OTHERWISE) == command

@@ -77,12 +77,15 @@ def test_k_is_the_best_on_val():
     }
     assert scores[int(fitted.chosen)] == max(scores.values()) == fitted.val_score
     assert len(set(scores.values())) > 1
+    assert fitted.val_scores == scores
 
 
 def test_k_stays_within_the_training_cases():
     train, labels = _clouds(2, seed=3)
     val, val_labels = _clouds(5, seed=4)
-    assert fit_knn(train, labels, val, val_labels, num_classes=3).chosen in (1, 5)
+    fitted = fit_knn(train, labels, val, val_labels, num_classes=3)
+    assert fitted.chosen in (1, 5)
+    assert list(fitted.val_scores) == [1, 5]  # of 6 cases 10 and 20 are no other choice than all
 
 
 def test_linear_probe_equals_scikit_learn_at_the_chosen_strength():
@@ -108,6 +111,8 @@ def test_linear_probe_takes_the_best_strength_on_val_and_the_strongest_at_a_tie(
     ]
     assert len(set(alone)) > 1
     assert fitted.val_score == pytest.approx(max(alone))
+    assert list(fitted.val_scores) == list(choices)
+    assert list(fitted.val_scores.values()) == pytest.approx(alone)
     assert fitted.chosen == choices[int(np.argmax(alone))]
     easy, easy_labels = _clouds(20, seed=10, spread=0.01)
     tied = linear_probe(easy, easy_labels, easy, easy_labels, num_classes=3, choices=choices)

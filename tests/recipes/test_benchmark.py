@@ -3,10 +3,13 @@
 import csv
 import functools
 import json
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +17,8 @@ from reference.benchmark_runs import run_badly
 
 from lvmmed.cli import run_command
 from lvmmed.data.phantoms import write_phantoms
+from lvmmed.models.backbones import build_backbone
+from lvmmed.models.weights import card_for, save_encoder
 from lvmmed.recipes import benchmark_work
 from lvmmed.recipes.benchmark import benchmark
 from lvmmed.recipes.benchmark_schedule import Schedule
@@ -77,6 +82,14 @@ def _states(out):
     return {path: path.stat().st_mtime_ns for path in (out / "cells").glob("*/result.json")}
 
 
+def _figures(out):
+    """The table without what a run takes, and where it lay."""
+    return [
+        {name: text for name, text in row.items() if name not in ("wall_s", "commands")}
+        for row in _rows(out)
+    ]
+
+
 def _rows(out):
     with (out / "table.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -89,6 +102,9 @@ def test_every_cell_is_run_and_every_form_of_the_table_written(finished):
     out = finished.folder
     for name in ("table.csv", "table.md", "table.tex", "report.html", "result.json", "suite.yaml"):
         assert (out / name).stat().st_size > 0
+    told = json.loads((out / "result.json").read_text())
+    (store,) = out.glob("store-*/store.json")
+    assert told["store_fingerprint"] == json.loads(store.read_text())["fingerprint"]
     assert "phantoms" in (out / "table.md").read_text()
     assert finished.lines()[-1] == f"report: {out / 'report.html'}"
 
@@ -104,6 +120,82 @@ def test_the_table_has_the_figures_of_the_runs(finished):
     for row in rows:
         figure = runs[row["method"]]["metrics"][row["split"]][row["metric"]]
         assert float(row["mean"]) == pytest.approx(figure["mean"], abs=1e-6)
+
+
+def test_the_costs_of_every_training_stand_beside_the_table(finished):
+    with (finished.folder / "costs.csv").open(newline="") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"lvm-med", "simclr"}
+    for method, row in rows.items():
+        (cell,) = finished.folder.glob(f"cells/{method}-scratch-s0-??????????")
+        result = json.loads((cell / "result.json").read_text())
+        (judged,) = finished.folder.glob(f"cells/{cell.name}--*/result.json")
+        assert (float(row["wall_s"]), row["date"]) == (result["wall_s"], result["date"])
+        assert float(row["judging_s"]) == json.loads(judged.read_text())["wall_s"]
+        assert (row["num_steps"], row["images_seen"], row["device"]) == ("3", "48", "cpu")
+        assert row["store_fingerprint"] == result["data_fingerprint"]
+        words = shlex.split(row["command"])
+        assert words[:4] == ["lvmmed", "pretrain", "--recipe", str(cell / "config.yaml")]
+    page = " ".join((finished.folder / "report.html").read_text().split())
+    assert 'id="monitors"' in page
+
+
+def test_from_python_the_command_is_one_that_goes_on(finished, data, tmp_path):
+    out = finished.folder
+    words = shlex.split(json.loads((out / "result.json").read_text())["command"])
+    assert words == [
+        "lvmmed",
+        "benchmark",
+        str(out / "suite.yaml"),
+        "--out",
+        str(out),
+        "--data",
+        str(data),
+    ]
+    shutil.copytree(out, tmp_path / "out")
+    before = _states(tmp_path / "out")
+    words[2], words[4] = str(tmp_path / "out" / "suite.yaml"), str(tmp_path / "out")
+    assert run_command(words[1:]) == 0
+    assert _states(tmp_path / "out") == before
+
+
+def test_what_was_packed_reruns_nothing_elsewhere_and_gives_the_same_table(
+    finished, data, tmp_path, monkeypatch
+):
+    def refuse(cell, **_):
+        raise AssertionError(f"{cell.label} is run again")
+
+    there, here, file = tmp_path / "there", tmp_path / "here", tmp_path / "bench.tar.gz"
+    shutil.copytree(finished.folder, there)
+    result = benchmark(suite_of(), there, data=data, pack=file)
+    assert result.packs == (file,)
+    assert f"packed: {file} (" in "\n".join(result.lines())
+    here.mkdir()
+    subprocess.run(["tar", "-xzf", str(file), "-C", str(here)], check=True)
+    assert not list(here.rglob("*.safetensors"))
+    monkeypatch.setattr(
+        "lvmmed.recipes.benchmark.Schedule", functools.partial(Schedule, run_one=refuse)
+    )
+    again = benchmark(suite_of(), here, data=data)
+    assert (again.num_done, again.reasons) == (5, {})
+    assert _figures(here) == _figures(there)
+
+
+def test_an_encoder_that_was_not_kept_is_trained_again_where_it_is_to_be_judged(
+    finished, data, tmp_path
+):
+    out = tmp_path / "out"
+    shutil.copytree(finished.folder, out)
+    for path in out.glob("cells/*/encoder.safetensors"):
+        path.unlink()
+    (judged,) = out.glob("cells/simclr-*--phantoms-*")
+    shutil.rmtree(judged)
+    before = _states(out)
+    assert benchmark(suite_of(), out, data=data).num_done == 5
+    after = _states(out)
+    new = [path.parent.name for path in after if before.get(path) != after[path]]
+    assert sorted(new) == [judged.name.partition("--")[0], judged.name]
+    assert _figures(out) == _figures(finished.folder)
 
 
 def test_what_is_done_is_never_run_again(finished, data):
@@ -151,6 +243,30 @@ def test_another_setting_runs_only_what_it_changes(finished, data, tmp_path):
     benchmark(changed, out, data=data)
     new = {path.parent.name for path in _states(out)} - before
     assert sorted(name.split("-scratch")[0] for name in new) == ["simclr", "simclr"]
+
+
+def test_a_probe_while_methods_train_is_found_like_other_data_and_changes_no_cell(
+    finished, data, tmp_path
+):
+    out = tmp_path / "out"
+    shutil.copytree(finished.folder, out)
+    before = _states(out)
+    (trained,) = out.glob("cells/simclr-scratch-s0-??????????")
+    encoder = json.loads((trained / "card.json").read_text())["sha256"]
+    shutil.rmtree(trained)
+    methods = [suite_of().methods[1].model_dump()]
+    suite = suite_of(watch="labelled", methods=methods, untrained=False, reference=None)
+    (judged,) = out.glob("cells/simclr-*--phantoms-*")
+    assert benchmark(suite, out, data=data).num_done == 2
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["log"]["probe_data"] == str(data / "labelled")
+    after = _states(out)
+    new = {path.parent for path in after if after[path] != before.get(path)}
+    assert new == {trained}  # under the name it had
+    assert judged / "result.json" in before
+    assert json.loads((trained / "card.json").read_text())["sha256"] == encoder
+    page = (out / "report.html").read_text()
+    assert "kNN probe, balanced accuracy on val</th>" in page
 
 
 @pytest.mark.slow
@@ -357,11 +473,18 @@ def test_two_processes_give_the_table_of_one(finished, data, tmp_path):
     assert ours == theirs
 
 
-def _started(tmp_path, suite, out, data, *words):
+RUN = "import sys; from lvmmed.cli import run_command; sys.exit(run_command(sys.argv[1:]))"
+RUN_AND_DIE_JUDGING = f"""
+import os, signal
+from lvmmed.recipes import judging
+judging._result = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # when the cases are written
+{RUN}"""
+
+
+def _started(tmp_path, suite, out, data, *words, code=RUN):
     """The command line in a process of its own."""
     file = tmp_path / "suite.yaml"
     file.write_text(yaml.safe_dump(suite.model_dump(mode="json")))
-    code = "import sys; from lvmmed.cli import run_command; sys.exit(run_command(sys.argv[1:]))"
     words = ["benchmark", str(file), "--out", str(out), "--data", str(data), *words]
     return subprocess.Popen([sys.executable, "-c", code, *words], start_new_session=True)
 
@@ -409,12 +532,60 @@ def test_the_same_command_after_a_sigkill_gives_the_table_of_one_never_killed(
     assert _started(tmp_path, suite, out, data, *words).wait() == 0
     assert not list(out.rglob("*.12345.tmp"))
     benchmark(suite, whole, data=data)
-    ours, theirs = (
-        [{k: v for k, v in row.items() if k not in ("wall_s", "commands")} for row in _rows(folder)]
-        for folder in (out, whole)
-    )
-    assert ours == theirs
-    assert all(row["status"] == "scored" for row in ours)
+    assert _figures(out) == _figures(whole)
+    assert all(row["status"] == "scored" for row in _rows(out))
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_judging_costs_that_judging_alone(finished, data, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished.folder, out)
+    (judged,) = out.glob("cells/simclr-*--phantoms-*")
+    shutil.rmtree(judged)
+    before = _states(out)
+    killed = _started(tmp_path, suite_of(), out, data, code=RUN_AND_DIE_JUDGING)
+    assert killed.wait() == -signal.SIGKILL
+    assert len(list(out.glob("cells/.*.tmp/cases.csv"))) == 1
+    assert benchmark(suite_of(), out, data=data).num_done == 5
+    assert not list(out.glob("cells/.*"))
+    after = _states(out)
+    assert {path: after[path] for path in before} == before
+    assert set(after) - set(before) == {judged / "result.json"}
+    assert _figures(out) == _figures(finished.folder)
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_when_the_folder_of_data_and_its_weights_have_moved(
+    data, tmp_path, monkeypatch
+):
+    """The cell is the same one, wherever the weights lie that it began from."""
+    there, here, out = tmp_path / "there", tmp_path / "here", tmp_path / "out"
+    shutil.copytree(data, there)
+    encoder = build_backbone("test_efficientnet", size_px=32)
+    save_encoder(encoder, there / "start", card_for(encoder))
+    start = {"name": "s", "backbone": "test_efficientnet", "weights": "start/encoder.safetensors"}
+    methods = [{"name": "simclr", "recipe": "simclr"}]
+    suite = suite_of(initialisations=[start], methods=methods, untrained=False, reference=None)
+    honest, told = benchmark_work.pretrain, []
+
+    def cut_off(config, path, *, resume, **_):
+        def stop(done, *_):
+            told.append((resume, done))
+            if len(told) == 2:
+                raise KeyboardInterrupt
+
+        return honest(config, path, resume=resume, progress=stop)
+
+    monkeypatch.setattr(benchmark_work, "pretrain", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(suite, out, data=there)
+    there.rename(here)
+    monkeypatch.chdir(tmp_path)  # the path is spelt otherwise, too
+    result = benchmark(suite, out, data=Path("here"))
+    assert (result.num_done, result.reasons) == (2, {})
+    steps = [done for was_resumed, done in told if was_resumed]
+    assert steps
+    assert min(steps) > 1  # the first step is not taken again
 
 
 def _num_rows(out):
@@ -442,6 +613,8 @@ def _wait(condition, *, most_s=120):
             },
             r"initialisations\.a\.weights: no lost\.safetensors in .*data nor in the working",
         ),
+        ({"watch": "nowhere"}, r"^watch: no nowhere in .*data; put it"),
+        ({"watch": "unlabelled"}, r"^watch: .*unlabelled"),
         ({"overrides": ["views.sise=32"]}, r"views\.sise.*did you mean"),
         ({"methods": [{"name": "lvm-med", "recipe": "lvmed"}]}, r"recipe: got 'lvmed'; did you"),
         (

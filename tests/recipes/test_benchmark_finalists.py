@@ -9,7 +9,7 @@ from lvmmed.recipes.benchmark_cells import Bench, PretrainCell
 from lvmmed.recipes.benchmark_finalists import run_with_finalists
 from lvmmed.recipes.benchmark_places import Places
 from lvmmed.recipes.benchmark_schedule import Schedule
-from lvmmed.recipes.benchmark_suite import Suite, load_suite
+from lvmmed.recipes.benchmark_suite import Suite
 from lvmmed.types import InputError
 
 METHODS = ("simclr", "vicreg", "byol")
@@ -48,6 +48,7 @@ class Runs:
             values = {"metrics": {k: {"linear.accuracy": {"mean": v}} for k, v in scores.items()}}
         self.done.append(run)
         cell.path.mkdir()
+        (cell.path / "encoder.safetensors").touch()
         (cell.path / "result.json").write_text(json.dumps({"wall_s": 1.0, **values}))
 
 
@@ -113,9 +114,3 @@ def test_without_further_seeds_nothing_changes(tmp_path):
 def test_further_seeds_that_are_no_further_seeds_are_refused(seeds):
     with pytest.raises(ValidationError, match=r"finalist_seeds: got .* not among seeds"):
         Suite.model_validate({**SUITE, "finalist_seeds": seeds})
-
-
-def test_the_suite_small_gives_its_best_four_five_seeds():
-    suite = load_suite("small")
-    assert len(suite.seeds) + len(suite.finalist_seeds) == 5
-    assert suite.finalists == 4

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from lvmmed.data.phantoms import write_phantoms
 from lvmmed.recipes.benchmark_lock import sole_use
 from lvmmed.types import InputError
 
@@ -50,6 +51,23 @@ def test_what_was_half_written_is_swept_out_and_nothing_else(tmp_path):
     assert files >= set(kept)
     assert not files & set(gone)
     assert "cells/.m--t-0a1b.4567.tmp" not in files
+
+
+def test_phantoms_are_written_under_a_name_that_is_swept(tmp_path):
+    names = []
+
+    def stop(*_):
+        names.extend(path.name for path in tmp_path.iterdir())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_phantoms(
+            tmp_path / "phantoms", num_per_class=30, num_unlabelled=4, size_px=32, progress=stop
+        )
+    (name,) = names
+    (tmp_path / name / "phantoms" / "unlabelled").mkdir(parents=True)  # as a kill leaves it
+    with sole_use(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_file_is_no_folder_for_a_benchmark(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from lvmmed.recipes.benchmark_suite import load_suite, shipped_suites
+from lvmmed.recipes.benchmark_work import refuse_bad_task
 from lvmmed.recipes.pretraining_recipes import RECIPES, resolve_config
 from lvmmed.recipes.run_facts import refuse_bad_recipe, run_facts
 from lvmmed.types import InputError
@@ -57,6 +58,27 @@ def test_the_suite_of_the_paper_says_which_of_its_tasks_are_missing():
     assert "missing are detection, of polyps (Kvasir) and of findings" in suite.summary
     # out of distribution in the paper is the prostate of other sites alone
     assert [task.name for task in suite.tasks if task.shifted] == ["prostate"]
+
+
+def test_the_protocol_is_five_seeds():
+    seeds = {name: load_suite(name) for name in ("small", "cpu", "paper")}
+    assert {name: len(s.seeds) for name, s in seeds.items()} == {"small": 3, "cpu": 3, "paper": 5}
+    for suite in seeds.values():
+        assert len(suite.seeds) + len(suite.finalist_seeds) == 5
+        assert suite.finalists == 4
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_no_shipped_suite_fits_a_share_of_the_labels_that_it_does_not_tabulate(name):
+    suite = load_suite(name)
+    for task in (task for task in suite.tasks if task.kind != "finetune"):
+        model, _, metric = task.metrics[0].partition(".")
+        for share in suite.fractions:
+            fitted = model if share == 1 else f"{model}@{share:.0%}"
+            score = f"{fitted}.{metric}"
+            if score not in task.metrics:  # then judging does not have it
+                with pytest.raises(InputError, match="metrics: got"):
+                    refuse_bad_task(task.model_copy(update={"metrics": (score,)}), suite.fractions)
 
 
 def _written(tmp_path, **changes):

@@ -6,6 +6,7 @@ import pytest
 
 from lvmmed.evaluation.benchmark_table import Encoder
 from lvmmed.recipes.benchmark_cells import Bench, PretrainCell
+from lvmmed.recipes.benchmark_finalists import run_with_finalists
 from lvmmed.recipes.benchmark_places import Places
 from lvmmed.recipes.benchmark_schedule import Schedule
 from lvmmed.recipes.benchmark_suite import Suite
@@ -39,6 +40,7 @@ class Runs:
             splits = {"val": val, "test": 1 - val if self.test is None else self.test}
             values["metrics"] = {split: {name: {"mean": mean}} for split, mean in splits.items()}
         cell.path.mkdir()
+        (cell.path / "encoder.safetensors").touch()
         (cell.path / "result.json").write_text(json.dumps(values))
 
 
@@ -186,3 +188,19 @@ def test_without_rates_to_try_the_recipe_decides(tmp_path):
     assert (runs.choices, runs.trials, runs.unplanned) == ((), (), {})
     assert rates_of(runs) == {("simclr", 3): None, ("simclr", 5): None}
     assert set(fake.rates.values()) == {OWN}
+
+
+def test_the_progress_counts_the_table_and_further_seeds_from_the_first_trial_on(tmp_path):
+    told = []
+    bench = bench_in(tmp_path, finalist_seeds=[7, 8])
+    schedule = Schedule(
+        failures=tmp_path / "failures.json",
+        run_one=Runs({1e-4: 0.5, OWN: 0.6, 1e-2: 0.7}),
+        progress=lambda *text: told.append(text),
+    )
+    runs = run_with_finalists(bench, schedule)
+    # trials 3 x 2, untrained 2, the other seed 2, two further seeds of the one method 2 x 2
+    assert {total for _, total, _ in told} == {14} == {len(runs.cells)}
+    done = [num for num, *_ in told]
+    assert done == sorted(done)
+    assert done[-1] == 14

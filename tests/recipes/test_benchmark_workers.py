@@ -7,7 +7,7 @@ from reference.benchmark_runs import make_chain, run_and_tell_gpu
 
 from lvmmed.recipes import benchmark_schedule
 from lvmmed.recipes.benchmark_schedule import Schedule
-from lvmmed.recipes.benchmark_workers import next_gpu, visible_gpus
+from lvmmed.recipes.benchmark_workers import Crew, next_gpu, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,14 @@ def test_processes_see_one_gpu_each_and_all_of_them_where_there_is_one(
     results = [json.loads(path.read_text()) for path in tmp_path.glob("*/result.json")]
     assert len(results) == 4
     assert {result["gpu"] for result in results} == gpus
+
+
+@pytest.mark.slow
+def test_processes_tell_how_far_their_cells_are_now_and_then(tmp_path):
+    cell, told, ended = make_chain(tmp_path, "m").pretrain, [], []
+    with Crew(run_and_tell_gpu, num_threads=1, tell=lambda *text: told.append(text)) as crew:
+        crew.begin(cell)
+        while crew.num_busy:
+            ended += crew.wait()
+    assert [text[1:] for text in told] == [(1, 4, "a note")]
+    assert [(one.label, failure) for one, failure in ended] == [(cell.label, None)]

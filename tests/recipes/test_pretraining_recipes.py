@@ -32,6 +32,13 @@ def test_lvm_med_is_first_and_paper_literal_differs_as_printed():
     assert default.views == resolve_config("simclr").views
 
 
+def test_matching_of_regions_differs_from_lvm_med_in_two_fields():
+    default, regions = resolve_config("lvm-med"), resolve_config("lvm-med-regions")
+    changed = {"alpha": 1.0, "region_weight": 1.0}
+    assert regions.method == default.method.model_copy(update=changed)
+    assert (regions.train, regions.views) == (default.train, default.views)
+
+
 def test_overrides_win_and_the_last_one_does():
     config = resolve_config(
         "lvm-med", ["train.seed=1", "train.seed=2", "method.lambda=3"], store="somewhere"

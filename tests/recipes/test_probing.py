@@ -131,6 +131,15 @@ def test_neighbours_are_training_images_nearest_first(run, data):
     assert all(image.tobytes() in pool for image in arrays["neighbors"].reshape(-1, 32, 32, 3))
 
 
+def test_every_value_tried_on_val_is_kept_with_its_score(run):
+    result = _result(run)
+    for choice in result["chosen_on_val"]:
+        name = "k" if choice["model"] == "knn" else "C"
+        tried = {one[name]: one["val_balanced_accuracy"] for one in choice["tried"]}
+        assert list(tried) == sorted(result["grid"][name])
+        assert choice["val_balanced_accuracy"] == tried[choice[name]] == max(tried.values())
+
+
 def test_few_shot_probes_draw_for_every_seed_and_the_full_one_is_made_once(data, tmp_path):
     weights = _encoder(tmp_path / "encoder")
     settings = SETTINGS.model_copy(update={"backbone": None, "fractions": (1.0, 0.25)})

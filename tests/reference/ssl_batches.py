@@ -63,24 +63,28 @@ def _backbone(seed, name):
     return build_backbone(name, size_px=SIZE_PX, generator=generator)
 
 
-def run_facts(num_images=32, *, num_small=0, backbone="test_efficientnet", size_px=SIZE_PX):
-    """Facts of a run of 40 steps on one batch of images that comes again and again."""
+def run_facts(
+    num_images=32, *, num_small=0, backbone="test_efficientnet", size_px=SIZE_PX, steps_per_epoch=1
+):
+    """Facts of a run of 40 steps on batches of `num_images`; by default one is an epoch."""
     return RunFacts(
         backbone=backbone,
         size_px=size_px,
         batch_size=num_images,
-        num_images=num_images,
-        steps_per_epoch=1,
+        num_images=num_images * steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
         num_steps=40,
         num_small_crops=num_small,
     )
 
 
-def build_method(name, fields, backbone, *, seed=0, num_images=32, num_small=0):
+def build_method(name, fields, backbone, *, seed=0, num_images=32, num_small=0, steps_per_epoch=1):
     """Build a method of the table with some fields set, as the recipe would."""
     row = METHODS[name]
     config = row.config.model_validate({"name": name, **fields})
-    facts = run_facts(num_images, num_small=num_small, backbone=backbone.name)
+    facts = run_facts(
+        num_images, num_small=num_small, backbone=backbone.name, steps_per_epoch=steps_per_epoch
+    )
     row.check(config, facts)
     generator = torch.Generator().manual_seed(seed)
     return row.build(config, MethodContext(backbone=backbone, facts=facts, generator=generator))

@@ -7,12 +7,26 @@ from lvmmed.ssl.table import METHODS
 
 
 def losses_of_steps(
-    name, fields, *, num=8, num_steps=3, num_small=0, backbone_name="test_efficientnet"
+    name,
+    fields,
+    *,
+    num=8,
+    num_steps=3,
+    num_small=0,
+    backbone_name="test_efficientnet",
+    steps_per_epoch=1,
 ):
     """Loss of each step, with plain gradient descent and the method's own update in between."""
     views = list(make_views(num, num_small=num_small))
     backbone = small_backbone(name=backbone_name)
-    method = build_method(name, fields, backbone, num_images=num, num_small=num_small)
+    method = build_method(
+        name,
+        fields,
+        backbone,
+        num_images=num,
+        num_small=num_small,
+        steps_per_epoch=steps_per_epoch,
+    )
     if METHODS[name].needs_memory:
         with torch.no_grad():
             features = method.encode(backbone, views[:2], generator=torch.Generator())

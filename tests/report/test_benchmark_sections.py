@@ -19,7 +19,6 @@ from lvmmed.report.benchmark_sections import (
     command_rows,
     comparison_rows,
     comparison_sheets,
-    cost_rows,
     missing_rows,
     score_sheets,
     shown_ranks,
@@ -100,23 +99,6 @@ def test_every_comparison_is_written_out(table):
         "not clear",
     )
     assert second[6:] == ("\N{EN DASH}", "< 0.001", "< 0.001", "better ▲")
-
-
-def test_costs_of_trained_and_untrained_encoders(table):
-    rows = cost_rows(table)
-    judged = "30.0 s" if "." in rows[0][-1] else "30 s"  # one set of runs filled three columns
-    assert rows[0] == (
-        "scratch",
-        "lvm-med",
-        "2",
-        "0.0003",
-        "1 h 30 min",
-        "1 h 00 min to 2 h 00 min",
-        "64,000",
-        "cpu",
-        judged,
-    )
-    assert rows[1][2:8] == ("none", *["\N{EN DASH}"] * 5)
 
 
 def test_missing_cells_and_missing_seeds_are_listed_with_what_is_known():

@@ -430,6 +430,7 @@ def test_similar_images_share_a_graph(views):
         {"partitions": 2},
         {"batch_weight": 0.5},
         {"batch_matching_size": 8},
+        {"region_weight": 0.5},
         {"margin": 0.2},
         {"lambda_": 0.5},
         {"reduction": "graph"},

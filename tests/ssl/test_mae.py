@@ -220,10 +220,22 @@ def test_an_encoder_of_a_single_patch_is_refused_by_the_method_too():
     [
         ({"mask_ratio": 1}, r"method\.mask_ratio: got 1"),
         ({"decoder_width": 6}, r"method\.decoder_width: got 6, need a multiple of 4 and of"),
-        ({"decoder_heads": 3}, r"decoder_width: got 256, .*method\.decoder_heads = 3"),
+        (
+            {"decoder_width": 256, "decoder_heads": 3},
+            r"decoder_width: got 256, .*method\.decoder_heads = 3",
+        ),
         ({"ratio": 1}, r"method\.ratio: no such field"),
     ],
 )
 def test_bad_fields_are_refused_by_name(fields, message):
     with pytest.raises(InputError, match=message):
         validated(MaeConfig, fields, prefix="method.")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "heads", "expected"),
+    [(768, 8, 256), (384, 8, 128), (192, 8, 64), (192, 3, 60), (1024, 8, 336), (12, 8, 8)],
+)
+def test_the_decoder_has_a_third_of_the_encoders_width_in_whole_heads(encoder, heads, expected):
+    assert MaeConfig(decoder_heads=heads).width_beside(encoder) == expected
+    assert MaeConfig(decoder_heads=heads, decoder_width=24).width_beside(encoder) == 24

@@ -17,7 +17,8 @@ from lvmmed.ssl.moco import MocoConfig, queue_contrast
 from lvmmed.types import InputError
 
 SMALL = {"queue_length": 24, "projector_hidden_width": 16, "projection_width": 8}
-NUM = 8
+NUM, EPOCH = 8, 3
+"""Images of a step, and steps of an epoch: 24 images, as many as a queue may hold keys."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,7 +28,10 @@ class _Step:
 
     def __init__(self, fields=None):
         self.backbone = small_backbone()
-        self.method = build_method("moco", {**SMALL, **(fields or {})}, self.backbone, num_images=8)
+        fields = {**SMALL, **(fields or {})}
+        self.method = build_method(
+            "moco", fields, self.backbone, num_images=NUM, steps_per_epoch=EPOCH
+        )
         self.views = list(make_views(NUM))
 
     def loss(self):
@@ -168,7 +172,8 @@ def test_the_default_head_is_the_two_layer_mlp_of_version_2():
     ],
 )
 def test_every_field_changes_the_loss(changed):
-    assert losses_of_steps("moco", SMALL) != losses_of_steps("moco", {**SMALL, **changed})
+    first = losses_of_steps("moco", SMALL, steps_per_epoch=EPOCH)
+    assert first != losses_of_steps("moco", {**SMALL, **changed}, steps_per_epoch=EPOCH)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +196,7 @@ def test_a_queue_of_broken_steps_is_refused_with_the_nearest_lengths(overrides, 
 
 def test_the_default_queue_fits_powers_of_two():
     for batch_size in (2, 128, 256, 512, 4096):
-        facts = replace(run_facts(batch_size), num_steps=5000)
+        facts = replace(run_facts(batch_size), num_images=4096, num_steps=5000)
         refuse_bad_recipe(resolve_config("moco"), facts)
 
 
@@ -202,7 +207,7 @@ def test_the_default_queue_fits_powers_of_two():
 def test_a_queue_that_never_fills_is_refused_with_the_longest_that_does(fields, num_steps):
     """32 images a step: 20 steps bring 640 keys, or 10 steps of two keys an image."""
     config = resolve_config("moco", ["train.batch_size=32", *fields])
-    facts = replace(run_facts(32), num_steps=num_steps)
+    facts = replace(run_facts(32, steps_per_epoch=100), num_steps=num_steps)
     refuse_bad_recipe(config, facts)
     fewer = 640 - 640 // num_steps
     with pytest.raises(
@@ -210,6 +215,40 @@ def test_a_queue_that_never_fills_is_refused_with_the_longest_that_does(fields, 
     ) as refused:
         refuse_bad_recipe(config, replace(facts, num_steps=num_steps - 1))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "length", "most", "longest"),
+    [
+        ([], 128, 100, 96),  # three whole steps of 32
+        (["method.symmetric=true"], 256, 200, 192),  # two keys an image: three steps of 64
+        (["train.batch_size=50"], 150, 100, 100),
+    ],
+)
+def test_a_queue_with_keys_of_the_querys_own_image_is_refused(words, length, most, longest):
+    """100 images: a queue longer than one pass over them holds keys of the image itself."""
+    config = resolve_config("moco", ["train.batch_size=32", *words])
+    facts = replace(run_facts(config.train.batch_size), num_images=100, num_steps=1000)
+
+    def refuse(queue_length):
+        method = config.method.model_copy(update={"queue_length": queue_length})
+        refuse_bad_recipe(config.model_copy(update={"method": method}), facts)
+
+    refuse(longest)
+    with pytest.raises(
+        InputError,
+        match=rf"got {length}, need at most the {most} keys of one pass over the 100 images .*; "
+        rf"set method\.queue_length={longest} or less",
+    ) as refused:
+        refuse(length)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_length_that_a_refusal_names_is_taken_whatever_was_wrong():
+    config = resolve_config("moco", ["train.batch_size=32", "method.queue_length=640"])
+    facts = replace(run_facts(32), num_images=100, num_steps=10)
+    with pytest.raises(InputError, match=r"the 320 keys of the whole run .*; set it to 96 or less"):
+        refuse_bad_recipe(config, facts)
 
 
 @pytest.mark.parametrize(

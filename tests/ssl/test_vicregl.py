@@ -3,7 +3,13 @@
 import pytest
 import torch
 from reference.second_moments import local_loops, nearest_pairs_loop, vicreg_loop
-from reference.ssl_batches import build_method, context_of_width, make_views, small_backbone
+from reference.ssl_batches import (
+    build_method,
+    context_of_width,
+    make_views,
+    run_facts,
+    small_backbone,
+)
 from reference.ssl_steps import losses_of_steps
 
 from lvmmed.augment.geometry import Crops
@@ -11,15 +17,10 @@ from lvmmed.augment.views import Views
 from lvmmed.config import validated
 from lvmmed.models.backbones import Features
 from lvmmed.recipes.pretraining_recipes import resolve_config
+from lvmmed.recipes.run_facts import refuse_bad_recipe
 from lvmmed.ssl.method import encode_views
-from lvmmed.ssl.vicregl import (
-    RegionPairs,
-    Vicregl,
-    VicreglConfig,
-    nearest_pairs,
-    region_accuracy,
-    take_regions,
-)
+from lvmmed.ssl.regions import RegionPairs, nearest_pairs, take_regions
+from lvmmed.ssl.vicregl import Vicregl, VicreglConfig, region_accuracy
 from lvmmed.types import InputError
 
 SMALL = {
@@ -218,6 +219,26 @@ def test_every_field_changes_the_loss(changed):
     assert losses_of_steps("vicregl", SMALL, **steps) != losses_of_steps(
         "vicregl", {**SMALL, **changed}, **steps
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "size_px", "enough"),
+    [("resnet10t", 32, 64), ("convnext_atto", 48, 64), ("test_vit", 16, 32)],
+)
+def test_a_map_of_one_region_is_refused_with_the_size_that_has_more(name, size_px, enough):
+    """Strides of 32, 32 and 16 px; ConvNeXt leaves the rest of 48 px out."""
+    words = [f"model.backbone={name}", f"views.size={size_px}"]
+    facts = run_facts(backbone=name, size_px=size_px)
+    with pytest.raises(
+        InputError,
+        match=rf"views\.size: got {size_px}, .*'{name}'.*set views\.size to {enough} or more, or "
+        "take the recipe vicreg",
+    ) as refused:
+        refuse_bad_recipe(resolve_config("vicregl", words), facts)
+    assert "\n" not in str(refused.value)
+    refuse_bad_recipe(resolve_config("vicregl", words), run_facts(backbone=name, size_px=enough))
+    # without a weight for regions nothing is compared twice
+    refuse_bad_recipe(resolve_config("vicregl", [*words, "method.alpha=1"]), facts)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ Letters used in shapes:
 
 import csv
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,8 @@ def write_phantoms(
     out.parent.mkdir(parents=True, exist_ok=True)
     num_all = num_unlabelled + num_per_class * len(CLASSES)
     tick = _Ticker(num_all, progress)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
+    suffix, prefix = f".{os.getpid()}.tmp", f".{out.name}."  # as of all that is half-written
+    with tempfile.TemporaryDirectory(suffix, prefix, out.parent) as temporary:
         work = Path(temporary) / "phantoms"
         _write_pool(work / "unlabelled", num_unlabelled, size_px, seed, tick)
         num_labelled = _write_labelled(work / "labelled", num_per_class, size_px, seed, tick)

@@ -2,8 +2,10 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -73,9 +75,22 @@ def commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def typed_command() -> str:
-    """What the user typed, the program's name without its folder."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+def typed_command(verb: str, otherwise: Sequence[str]) -> str:
+    """What the user typed, as a shell reads it, or what does the same.
+
+    Args:
+        verb: the command of `lvmmed` that does what is being done, such as "pretrain".
+        otherwise: words of a command that does the same, for where this one was not typed: a
+            Python program, or another command that this one is a part of.
+
+    Returns:
+        A command line.
+    """
+    program, words = Path(sys.argv[0]), sys.argv[1:]
+    is_module = (program.parent.name, program.name) == ("lvmmed", "__main__.py")
+    is_ours = is_module or program.stem == "lvmmed"
+    first = next((word for word in words if not word.startswith("-")), None)
+    return shlex.join(["lvmmed", *words] if is_ours and first == verb else otherwise)
 
 
 def _version(name: str) -> str | None:

@@ -246,7 +246,7 @@ class RunFolder:
         folder.mkdir(exist_ok=True)
         path = folder / f"step_{step:07d}.pt"
         write_atomically(path, lambda temporary: torch.save(dict(state), temporary))
-        for old in self._checkpoints()[:-NUM_CHECKPOINTS_KEPT]:
+        for old in self.checkpoints()[:-NUM_CHECKPOINTS_KEPT]:
             old.unlink()
         return path
 
@@ -259,7 +259,7 @@ class RunFolder:
         Raises:
             InputError: it cannot be read.
         """
-        checkpoints = self._checkpoints()
+        checkpoints = self.checkpoints()
         if not checkpoints:
             return None
         path = checkpoints[-1]
@@ -272,7 +272,8 @@ class RunFolder:
             ) from error
         return _step_of(path), state
 
-    def _checkpoints(self) -> list[Path]:
+    def checkpoints(self) -> list[Path]:
+        """Find the checkpoints that are there, the newest last."""
         found = (self.path / CHECKPOINTS).glob("step_*.pt")
         return sorted((p for p in found if CHECKPOINT_NAME.fullmatch(p.name)), key=_step_of)
 

@@ -1,7 +1,7 @@
 """What a benchmark found: scores of encoders (method, initialisation) on columns (task, score)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -195,6 +195,45 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingRun:
+    """One pre-training that is done: what it took, and what its encoder was like at its end.
+
+    Attributes:
+        encoder: encoder trained.
+        seed: of the run.
+        learning_rate: peak.
+        is_of_table: False for a learning rate that was tried and is not in the table.
+        num_steps: length of the run.
+        images_seen: images drawn, counted again each time.
+        wall_s: seconds of the training.
+        judging_s: seconds of the judgements of its encoder that are done.
+        device: such as "NVIDIA H100 80GB HBM3" or "cpu".
+        version: of this package, with the commit where it is known.
+        date: when it ended, UTC; empty where it was not written down.
+        store_fingerprint: of the images that it saw.
+        command: what makes it again.
+        figures: of images kept aside, by name, such as effective_rank.
+        alarms: kinds of the alarms that it raised.
+    """
+
+    encoder: Encoder
+    seed: int
+    learning_rate: float
+    is_of_table: bool
+    num_steps: int
+    images_seen: int
+    wall_s: float
+    judging_s: float
+    device: str
+    version: str
+    date: str
+    store_fingerprint: str
+    command: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RateTrial:
     """One learning rate that was tried.
 
@@ -262,6 +301,7 @@ class BenchmarkTable:
         reference: method that the others are compared with, None for no comparison.
         comparisons: the reference against every other method in the primary columns.
         costs: cost of each trained encoder.
+        runs: every pre-training that is done, where they are known.
         rate_choices: learning rates tried, where they were.
         origin: versions and devices behind the cells, where they are known.
         num_resamples: bootstrap resamples behind the intervals.
@@ -276,6 +316,7 @@ class BenchmarkTable:
     reference: str | None = None
     comparisons: tuple[PairedComparison, ...] = ()
     costs: tuple[Cost, ...] = ()
+    runs: tuple[TrainingRun, ...] = ()
     rate_choices: tuple[RateChoice, ...] = ()
     origin: Origin = Origin()
     num_resamples: int

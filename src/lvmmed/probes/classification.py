@@ -38,14 +38,19 @@ class Fitted:
     Attributes:
         predict: features [m, D] -> probabilities [m, c]; classes absent from training get 0.
         chosen: value of k or C taken, on the validation split.
-        val_score: balanced accuracy on the validation split at that value.
+        val_scores: every value tried, smallest first -> balanced accuracy on the validation split.
         num_unconverged: fits that ran into the step limit (linear only).
     """
 
     predict: Callable[[np.ndarray], np.ndarray]
     chosen: float
-    val_score: float
+    val_scores: Mapping[float, float]
     num_unconverged: int = 0
+
+    @property
+    def val_score(self) -> float:
+        """Balanced accuracy on the validation split at the value taken."""
+        return self.val_scores[self.chosen]
 
 
 def cosine_similarity(
@@ -129,9 +134,9 @@ def fit_knn(
             train, train_labels, queries, k=k, num_classes=num_classes
         )
 
-    scored = {k: _val_score(predictor(k)(val), val_labels) for k in allowed}
-    best = max(allowed, key=lambda k: scored[k])
-    return Fitted(predict=predictor(best), chosen=float(best), val_score=scored[best])
+    scores = {float(k): _val_score(predictor(k)(val), val_labels) for k in allowed}
+    best = max(allowed, key=lambda k: scores[k])
+    return Fitted(predict=predictor(best), chosen=float(best), val_scores=scores)
 
 
 def linear_probe(
@@ -168,23 +173,24 @@ def linear_probe(
     scaler = StandardScaler().fit(train.astype(np.float64))
     scaled, scaled_val = scaler.transform(train), scaler.transform(val)
     model = LogisticRegression(max_iter=MAX_SOLVER_STEPS, warm_start=True)
-    best: tuple[float, float, np.ndarray, np.ndarray] | None = None
+    best: tuple[float, np.ndarray, np.ndarray] | None = None
+    scores: dict[float, float] = {}
     num_unconverged = 0
     for strength in sorted(choices):
         model.set_params(C=strength)
         num_unconverged += not _fit_quietly(model, scaled, train_labels)
         predicted = _spread(model.predict_proba(scaled_val), present, num_classes)
-        score = _val_score(predicted, val_labels)
-        if best is None or score > best[1]:
-            best = (strength, score, model.coef_.copy(), model.intercept_.copy())
+        scores[strength] = _val_score(predicted, val_labels)
+        if best is None or scores[strength] > scores[best[0]]:
+            best = (strength, model.coef_.copy(), model.intercept_.copy())
     assert best is not None
-    model.coef_, model.intercept_ = best[2], best[3]
+    chosen, model.coef_, model.intercept_ = best
 
     def predict(queries: np.ndarray) -> np.ndarray:
         return _spread(model.predict_proba(scaler.transform(queries)), present, num_classes)
 
     return Fitted(
-        predict=predict, chosen=best[0], val_score=best[1], num_unconverged=num_unconverged
+        predict=predict, chosen=chosen, val_scores=scores, num_unconverged=num_unconverged
     )
 
 

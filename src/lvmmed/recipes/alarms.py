@@ -21,10 +21,16 @@ FALLEN_FRAC = 0.5
 """A share of images told apart that ends at this part of that at step 0 was unlearnt."""
 MIN_JUDGED = 100
 """Fewest images of the last third that the share is averaged over; fewer are right by luck."""
+COLLAPSE_AGREEMENT = 0.98
+"""Cosine of student and teacher over which they say the same of all images, if guesses do as well
+at telling images apart."""
 SATURATED_ACCURACY = 0.98
-"""Matching accuracy under noise and margin from which on little is left to learn from."""
+"""Matching accuracy without noise and margin from which on little is left to learn from."""
 DROWNING_NOISE = 1.0
-"""Deviation of the noise over that of the node affinities from which on it decides matchings."""
+"""Deviation of the noise over that of the affinities from which on it decides matchings."""
+DROWNED_EDGES = 4.0
+"""The same for edges. Higher, as the default recipe stands at 1 to 2 and a lower noise on its edges
+changed nothing that was measured."""
 SPOILING_EDGES = 0.05
 """Share of nodes that edges spoil, less those they correct, from which on that is worth a word."""
 MIN_SPOILT_ROWS, MAX_SPOILT_ROWS = 5, 10
@@ -42,6 +48,7 @@ class WatchedRun:
         width: features of an image.
         batch_size: images of a step over all ranks.
         num_steps: length of the run.
+        num_warmup: steps at its start over which the learning rate rises.
         graph_size: nodes of a graph, None for methods without graphs.
         advice: remedies of the method.
     """
@@ -49,6 +56,7 @@ class WatchedRun:
     width: int
     batch_size: int
     num_steps: int
+    num_warmup: int
     graph_size: int | None
     advice: Advice
 
@@ -74,7 +82,12 @@ def alarms(rows: Sequence[Row], run: WatchedRun) -> dict[str, str]:
             f"step {step}: {wait:.0%} of the time went by waiting for images; put the store on a "
             "faster disk or prepare it at a smaller --size"
         )
-    return {**found, **_learning_alarm(rows, run), **_matching_alarms(rows, run)}
+    return {
+        **found,
+        **_agreement_alarm(row, run),
+        **_learning_alarm(rows, run),
+        **_matching_alarms(rows, run),
+    }
 
 
 def _is_last(row: Row, run: WatchedRun) -> bool:
@@ -100,6 +113,28 @@ def _collapse_alarms(rows: Sequence[Row], run: WatchedRun) -> dict[str, str]:
             f"{spread:.2g}, least {least:.2g}); {run.advice.collapse}"
         )
     return found
+
+
+def _agreement_alarm(row: Row, run: WatchedRun) -> dict[str, str]:
+    """Whether student and teacher agree because both say the same of every image.
+
+    Before the first step they are copies, and agree whatever they make of images; so rows of the
+    warm-up are left out.
+    """
+    step, agreement = row["step"], row.get("teacher_agreement")
+    accuracy = row.get("partner_accuracy")
+    if agreement is None or accuracy is None or step < max(1, run.num_warmup):
+        return {}
+    chance = chance_of("partner_accuracy", batch_size=run.batch_size)
+    if agreement <= COLLAPSE_AGREEMENT or accuracy >= CHANCE_FACTOR * chance:
+        return {}
+    return {
+        "agreement": (
+            f"step {step}: collapse, student and teacher agree (teacher_agreement "
+            f"{agreement:.3f}) and tell no image from another (partner_accuracy {accuracy:.3f}, "
+            f"chance {chance:.3f}); {run.advice.collapse}"
+        )
+    }
 
 
 def _learning_alarm(rows: Sequence[Row], run: WatchedRun) -> dict[str, str]:
@@ -143,23 +178,33 @@ def _matching_alarms(rows: Sequence[Row], run: WatchedRun) -> dict[str, str]:
             f"step {step}: collapse, the end matches {accuracy:.2f} of the nodes, under twice the "
             f"chance of {chance:.2f}; {run.advice.chance}"
         )
-    # the whole batch, where it is matched too, goes on teaching when the graphs have gone silent
-    trained_on = min(
-        row.get("matching_accuracy_perturbed", accuracy), row.get("batch_accuracy_perturbed", 1.0)
-    )
-    if trained_on > SATURATED_ACCURACY:
+    # the whole batch, where it is matched too, goes on teaching when the graphs are solved
+    right = min(accuracy, row.get("batch_accuracy", 1.0))
+    if right > SATURATED_ACCURACY:
         found["saturated"] = (
-            f"step {step}: {trained_on:.0%} of the nodes are matched right under noise and margin "
-            "too, little is left to learn; raise method.graph_size or method.margin"
-        )
-    noise = row.get("noise_to_affinity")
-    if noise is not None and noise > DROWNING_NOISE:
-        found["noise"] = (
-            f"step {step}: noise drowns the affinities (its deviation is {noise:.2g} times theirs) "
-            "and decides the matchings; lower method.noise, unless the features have collapsed"
+            f"step {step}: {right:.0%} of the nodes are matched right without noise and margin, "
+            "little is left to learn; raise method.graph_size, train.batch_size or method.margin"
         )
     late = [one for one in rows if 2 * one["step"] >= run.num_steps]
-    return {**found, **_edge_alarm(step, late)}
+    return {**found, **_noise_alarms(row), **_edge_alarm(step, late)}
+
+
+def _noise_alarms(row: Row) -> dict[str, str]:
+    step, found = row["step"], {}
+    on_nodes, on_edges = row.get("noise_to_affinity"), row.get("noise_to_edge_affinity")
+    if on_nodes is not None and on_nodes > DROWNING_NOISE:
+        found["noise"] = (
+            f"step {step}: noise drowns the affinities (its deviation is {on_nodes:.2g} times "
+            "theirs) and decides the matchings; lower method.noise, unless the features have "
+            "collapsed"
+        )
+    if on_edges is not None and on_edges > DROWNED_EDGES:
+        found["edge noise"] = (
+            f"step {step}: noise drowns the edges (its deviation is {on_edges:.2g} times that of "
+            "their affinities), so that they say nothing about the matchings; lower method.noise "
+            "or raise method.edge_weight"
+        )
+    return found
 
 
 def _edge_alarm(step: int, late: Sequence[Row]) -> dict[str, str]:

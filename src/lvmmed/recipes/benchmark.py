@@ -8,18 +8,21 @@ from pathlib import Path
 
 import yaml
 
+from lvmmed.data.labelled import read_labelled
 from lvmmed.data.phantoms import write_phantoms
 from lvmmed.data.prepare import prepare
 from lvmmed.data.store import Store
+from lvmmed.engine.environment import typed_command
 from lvmmed.files import write_atomically
 from lvmmed.recipes.benchmark_cells import Bench, unique_cells
 from lvmmed.recipes.benchmark_finalists import run_with_finalists
 from lvmmed.recipes.benchmark_keys import content_key, folder_key
 from lvmmed.recipes.benchmark_lock import sole_use
+from lvmmed.recipes.benchmark_pack import packing, refuse_bad_pack
 from lvmmed.recipes.benchmark_places import Places, matches, source_paths, suite_folders
 from lvmmed.recipes.benchmark_results import BenchmarkPages, write_results
 from lvmmed.recipes.benchmark_schedule import Progress, Schedule
-from lvmmed.recipes.benchmark_suite import Suite, is_suite_file, load_suite
+from lvmmed.recipes.benchmark_suite import WATCH, Suite, is_suite_file, load_suite
 from lvmmed.recipes.benchmark_tuning import NOT_CHOSEN, PlannedRuns
 from lvmmed.recipes.benchmark_work import refuse_bad_task
 from lvmmed.recipes.benchmark_workers import Failure
@@ -46,6 +49,7 @@ class BenchmarkResult:
         num_done: cells that are finished.
         num_cells: cells in all, those that learning rates are tried with among them.
         reasons: label of a cell -> why it failed.
+        packs: archives of what a later call needs, where they were asked for.
         exit_code: 0 when nothing failed, 1 after a crash, 2 where a cell of the table failed by
             what the user can mend; a learning rate that failed as one of several is neither.
     """
@@ -55,6 +59,7 @@ class BenchmarkResult:
     num_done: int
     num_cells: int
     reasons: Mapping[str, str]
+    packs: tuple[Path, ...] = ()
     exit_code: int = 0
 
     def lines(self) -> list[str]:
@@ -62,6 +67,8 @@ class BenchmarkResult:
         found = list(self.pages.lines)
         found += [f"failed: {label}: {reason}" for label, reason in self.reasons.items()]
         found.append(f"report: {self.pages.report}")
+        sizes = [f"{path} ({path.stat().st_size / 1e6:.1f} MB)" for path in self.packs]
+        found += [f"packed: {text}; unpack it in --out to go on elsewhere" for text in sizes]
         done = f"{self.num_done} of {self.num_cells} cells are done"
         if self.reasons:
             found.append(
@@ -81,6 +88,7 @@ def benchmark(
     overrides: Sequence[str] = (),
     num_jobs: int = 1,
     stop_after_min: float | None = None,
+    pack: Path | None = None,
     progress: Progress | None = None,
 ) -> BenchmarkResult:
     """Run what is missing of a benchmark, and write its table and report.
@@ -98,6 +106,8 @@ def benchmark(
         num_jobs: processes at once; 1 runs everything in this one, whose death ends the call.
             Several GPUs are shared out among several processes.
         stop_after_min: minutes after which no further cell is begun.
+        pack: archive to write what a later call needs into, when this one ends or is interrupted,
+            and once a minute at most in between; a second one of large files stands beside it.
         progress: told of cells done, cells in all, and the time left.
 
     Returns:
@@ -110,6 +120,8 @@ def benchmark(
     started = time.monotonic()
     chosen = load_suite(suite, overrides) if isinstance(suite, str) else suite
     _refuse_bad_call(num_jobs, stop_after_min)
+    if pack is not None:
+        refuse_bad_pack(pack, out)
     for task in chosen.tasks:
         refuse_bad_task(task, chosen.fractions)
     file = Path(suite) if isinstance(suite, str) and is_suite_file(suite) else None
@@ -123,16 +135,26 @@ def benchmark(
     )
     with sole_use(out):
         bench = _open_bench(chosen, out, places, schedule)
-        runs = run_with_finalists(bench, schedule)
-        pages = write_results(bench, runs, schedule.reasons, out)
+        with packing(bench, schedule, pack) as packs:
+            runs = run_with_finalists(bench, schedule)
+            command = _command(suite, out, data, overrides)
+            pages = write_results(bench, runs, schedule.reasons, out, command=command)
     return BenchmarkResult(
         folder=out,
         pages=pages,
         num_done=sum(cell.folder.is_finished for cell in runs.cells),
         num_cells=len(runs.cells) + runs.num_unplanned,
         reasons=schedule.reasons,
+        packs=tuple(packs),
         exit_code=_exit_code(runs, schedule.failed),
     )
+
+
+def _command(suite: str | Suite, out: Path, data: Path | None, overrides: Sequence[str]) -> str:
+    """What the user typed, or a command that goes on with the benchmark."""
+    words = ["lvmmed", "benchmark", suite if isinstance(suite, str) else str(out / SUITE)]
+    words += ["--out", str(out), *(["--data", str(data)] if data is not None else [])]
+    return typed_command("benchmark", [*words, *(w for text in overrides for w in ("--set", text))])
 
 
 def _refuse_bad_call(num_jobs: int, stop_after_min: float | None) -> None:
@@ -169,7 +191,17 @@ def _places(suite: Suite, out: Path, data: Path | None, file: Path | None) -> Pl
         places.find(task.data, field=f"tasks.{task.name}.data")
     for start in suite.initialisations:
         places.find_weights(start)
+    if suite.watch is not None:
+        _refuse_unlabelled(places.find(suite.watch, field=WATCH))
     return places
+
+
+def _refuse_unlabelled(watched: Path) -> None:
+    """Refuse images that cannot be probed, before every training comes to nothing for it."""
+    try:
+        read_labelled(watched)
+    except InputError as error:
+        raise InputError(f"{WATCH}: {error}") from error
 
 
 def _refuse_bad_recipes(bench: Bench, *, num_images: int) -> None:

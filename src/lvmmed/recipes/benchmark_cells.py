@@ -4,6 +4,7 @@ A cell is a run folder whose name carries a hash of everything that decides its 
 weights and data. A cell that is there and finished is never run again, whatever suite asked for it.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,18 @@ from typing import Any
 
 from lvmmed.config import RunConfig
 from lvmmed.engine.run_folder import RunFolder
+from lvmmed.models.weights import ENCODER
 from lvmmed.recipes.benchmark_keys import content_key, file_name, folder_key, weights_key
 from lvmmed.recipes.benchmark_places import Places
-from lvmmed.recipes.benchmark_suite import UNTRAINED, Suite, SuiteInitialisation, SuiteTask
-from lvmmed.recipes.pretraining import MAY_DIFFER
+from lvmmed.recipes.benchmark_suite import (
+    UNTRAINED,
+    WATCH,
+    Suite,
+    SuiteInitialisation,
+    SuiteTask,
+)
 from lvmmed.recipes.pretraining_recipes import resolve_config
+from lvmmed.recipes.resumption import MAY_DIFFER, WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +44,11 @@ class PretrainCell:
     def folder(self) -> RunFolder:
         """The run, begun or not."""
         return RunFolder(self.path)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether it is finished and its encoder can be judged."""
+        return self.folder.is_finished and (self.path / ENCODER).is_file()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +226,13 @@ class Bench:
         chosen = next(one for one in self.suite.methods if one.name == method)
         return self.config(chosen.recipe, start, [*chosen.overrides, *overrides])
 
+    def _watched(self) -> list[str]:
+        """Setting of the images that are probed while methods train; no part of a cell's hash."""
+        if self.suite.watch is None:
+            return []
+        path = self.places.find(self.suite.watch, field=WATCH)
+        return [f"log.probe_data={json.dumps(str(path))}"]
+
     def _pretrain_cell(
         self,
         label: str,
@@ -222,8 +242,9 @@ class Bench:
         learning_rate: float | None,
     ) -> PretrainCell:
         rate = [f"train.learning_rate={learning_rate}"] if learning_rate else []
-        config = self.method_config(method, start, [f"train.seed={seed}", *rate])
-        decides = _without(config.model_dump(mode="json"), (*MAY_DIFFER, "model.weights"))
+        settings = [f"train.seed={seed}", *rate, *self._watched()]
+        config = self.method_config(method, start, settings)
+        decides = _without(config.model_dump(mode="json"), (*MAY_DIFFER, WEIGHTS))
         key = content_key(
             decides, weights_key(self.places.find_weights(start)), self.store_fingerprint
         )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lvmmed.recipes.benchmark_cells import Bench, Chain
+from lvmmed.recipes.benchmark_estimate import Planned
 from lvmmed.recipes.benchmark_schedule import Schedule
 from lvmmed.recipes.benchmark_suite import UNTRAINED, SuiteInitialisation
 from lvmmed.recipes.benchmark_tuning import PlannedRuns, mean_val_score, run_all
@@ -44,6 +45,28 @@ def further_chains(
     return further, num_waiting
 
 
+def expected_finalists(bench: Bench) -> Planned:
+    """Plan the further seeds before it is known whose they are.
+
+    Args:
+        bench: the suite, and where its cells lie.
+
+    Returns:
+        Their cells for every method, each with the chance that the method is among the best.
+    """
+    suite, planned = bench.suite, []
+    for start in suite.initialisations:
+        methods = suite.methods_of(start)
+        chance = min(suite.finalists, len(methods)) / len(methods)
+        chains = [
+            bench.chain(method.name, start, seed)
+            for seed in suite.finalist_seeds
+            for method in methods
+        ]
+        planned += [(cell, chance) for chain in chains for cell in chain.cells]
+    return planned
+
+
 def run_with_finalists(bench: Bench, schedule: Schedule) -> PlannedRuns:
     """Run all of a suite, then the further seeds of its best methods, where it asks for them.
 
@@ -54,7 +77,7 @@ def run_with_finalists(bench: Bench, schedule: Schedule) -> PlannedRuns:
     Returns:
         What was planned; the folders tell what was done.
     """
-    runs = run_all(bench, schedule)
+    runs = run_all(bench, schedule, later=expected_finalists(bench))
     if not bench.suite.finalist_seeds:
         return runs
     further, num_waiting = further_chains(bench, runs.chains, schedule.reasons)

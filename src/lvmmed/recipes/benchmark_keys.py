@@ -9,7 +9,7 @@ from typing import Any
 from lvmmed.data.labelled_rows import LIST_NAMES, listed_path, read_table
 from lvmmed.data.masked import MASK_COLUMN, listed_masks
 from lvmmed.files import file_sha256
-from lvmmed.models.weights import ENCODER
+from lvmmed.recipes.resumption import weights_sha256
 from lvmmed.types import InputError
 
 LIST_SUFFIXES = (".csv", ".parquet", ".json")
@@ -81,6 +81,4 @@ def _listed_files(folder: Path) -> list[tuple[str, Path]]:
 @functools.cache
 def weights_key(weights: str) -> str:
     """Hash of a weight file or of the encoder of a run folder; other names stand for themselves."""
-    path = Path(weights)
-    path = path / ENCODER if path.is_dir() else path
-    return file_sha256(path) if path.is_file() else weights
+    return weights_sha256(weights) or weights

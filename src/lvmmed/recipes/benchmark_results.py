@@ -1,15 +1,12 @@
 """From the finished cells of a benchmark to its table, in every form that people use."""
 
 import json
-import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lvmmed.engine.environment import typed_command
-from lvmmed.engine.run_folder import CONFIG, ENVIRONMENT, RESULT
+from lvmmed.engine.run_folder import RESULT
 from lvmmed.evaluation.benchmark_scoring import (
     BenchmarkPlan,
     MeasuredCell,
@@ -18,24 +15,23 @@ from lvmmed.evaluation.benchmark_scoring import (
 from lvmmed.evaluation.benchmark_table import (
     BenchmarkTable,
     Column,
-    Cost,
     Encoder,
     MissingCell,
     Origin,
 )
 from lvmmed.evaluation.scored_cases import read_scored_cases
 from lvmmed.files import write_atomically
-from lvmmed.recipes.benchmark_cells import Bench, Cell, Chain, JudgeCell, PretrainCell
+from lvmmed.recipes.benchmark_cells import Bench, Chain, JudgeCell
+from lvmmed.recipes.benchmark_costs import cell_origin, encoder_costs, training_runs
 from lvmmed.recipes.benchmark_suite import Suite, SuiteTask
 from lvmmed.recipes.benchmark_tuning import PlannedRuns
 from lvmmed.report.benchmark import build_benchmark_report
+from lvmmed.report.benchmark_costs import costs_to_csv
 from lvmmed.report.benchmark_text import comparisons_to_csv, to_csv, to_latex, to_markdown
 from lvmmed.report.benchmark_training import rate_lines, rates_to_csv, warning_lines
 from lvmmed.types import InputError
 
 NOT_RUN = "not run yet"
-SPEED_ALARMS = ("starving",)
-"""Alarms about the machine; they say nothing against the figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +48,9 @@ class BenchmarkPages:
 
 
 def write_results(
-    bench: Bench, runs: PlannedRuns, reasons: Mapping[str, str], out: Path
+    bench: Bench, runs: PlannedRuns, reasons: Mapping[str, str], out: Path, *, command: str
 ) -> BenchmarkPages:
-    """Write the table (CSV, Markdown, LaTeX), comparisons, result.json and report.html.
+    """Write the table (CSV, Markdown, LaTeX), comparisons, costs, result.json and report.html.
 
     Cells that are not finished are named as missing.
 
@@ -63,17 +59,20 @@ def write_results(
         runs: what was planned.
         reasons: label of a cell -> why it failed.
         out: folder to write to.
+        command: what makes the benchmark again.
 
     Returns:
         Where everything lies.
     """
     table = collect_table(bench.suite, runs, reasons)
+    result = _result(bench, runs, reasons, table.origin)
     texts = {
         "table.csv": to_csv(table),
         "comparisons.csv": comparisons_to_csv(table),
+        "costs.csv": costs_to_csv(table),
         "table.md": to_markdown(table),
         "table.tex": to_latex(table),
-        "result.json": json.dumps(_result(bench, runs, reasons, table.origin), indent=2) + "\n",
+        "result.json": json.dumps({**result, "command": command}, indent=2) + "\n",
     }
     if table.rate_choices:
         texts["learning_rates.csv"] = rates_to_csv(table)
@@ -125,28 +124,11 @@ def collect_table(suite: Suite, runs: PlannedRuns, reasons: Mapping[str, str]) -
                     missing.append(found)
                 else:
                     cells.append(found)
-    costs = [cost for encoder, own in by_encoder.items() for cost in _costs(encoder, own)]
+    costs = [cost for encoder, own in by_encoder.items() for cost in encoder_costs(encoder, own)]
     table = build_benchmark_table(
         plan, cells, missing=missing, costs=costs, rate_choices=runs.choices
     )
-    return replace(table, origin=_origin(runs.cells))
-
-
-def _origin(cells: Sequence[Cell]) -> Origin:
-    """Count the finished cells of each version of this package and of each device."""
-    found = [cell.folder.read_json(ENVIRONMENT) for cell in cells if cell.folder.is_finished]
-    versions = Counter(_version(one) for one in found if "lvmmed" in one)
-    devices = Counter(str(one["device"]) for one in found if "device" in one)
-    return Origin(versions=_most_first(versions), devices=_most_first(devices))
-
-
-def _version(environment: Mapping[str, Any]) -> str:
-    commit = environment.get("commit")
-    return f"{environment['lvmmed']}+{commit}" if commit else str(environment["lvmmed"])
-
-
-def _most_first(counts: Counter[str]) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    return replace(table, runs=training_runs(runs), origin=cell_origin(runs.cells))
 
 
 def _of_task(chain: Chain, task: str) -> list[JudgeCell]:
@@ -219,52 +201,6 @@ def _measured(
     )
 
 
-def _costs(encoder: Encoder, chains: Sequence[Chain]) -> list[Cost]:
-    runs = {
-        chain.seed: chain.pretrain
-        for chain in chains
-        if chain.pretrain and chain.pretrain.folder.is_finished
-    }
-    if not runs:
-        return []
-    results = [run.folder.read_json(RESULT) for run in runs.values()]
-    config = next(iter(runs.values())).config
-    return [
-        Cost(
-            encoder=encoder,
-            wall_s=tuple(result["wall_s"] for result in results),
-            device=results[0]["device"],
-            images_seen=results[0]["num_steps"] * config.train.batch_size,
-            commands=tuple(_command(run) for run in runs.values()),
-            learning_rate=config.train.learning_rate,
-            warnings=_warnings(runs),
-        )
-    ]
-
-
-def _warnings(runs: Mapping[int, PretrainCell]) -> tuple[str, ...]:
-    """What alarms said of the runs of an encoder, each kind once in the words of its first run."""
-    texts: dict[str, str] = {}
-    seeds: dict[str, list[str]] = {}
-    for seed, run in runs.items():
-        for row in run.folder.rows():
-            kinds = zip(row.get("alarms", ()), row.get("warnings", ()), strict=True)
-            for kind, text in kinds:
-                if kind not in SPEED_ALARMS:
-                    texts.setdefault(kind, text)
-                    seeds.setdefault(kind, []).append(str(seed))
-    return tuple(
-        f"seed{'s' if len(seeds[kind]) > 1 else ''} {', '.join(seeds[kind])}: {text}"
-        for kind, text in texts.items()
-    )
-
-
-def _command(cell: PretrainCell) -> str:
-    """Command that makes a pre-training run again, by the resolved configuration in its folder."""
-    words = ["lvmmed", "pretrain", "--recipe", str(cell.path / CONFIG)]
-    return shlex.join([*words, "--data", str(cell.config.data.store), "--out", "RUN"])
-
-
 def _result(
     bench: Bench, runs: PlannedRuns, reasons: Mapping[str, str], origin: Origin
 ) -> dict[str, Any]:
@@ -273,7 +209,6 @@ def _result(
     return {
         "task": "benchmark",
         "suite": bench.suite.name,
-        "command": typed_command(),
         "store_fingerprint": bench.store_fingerprint,
         "num_cells": len(cells) + runs.num_unplanned,
         "num_done": len(done),

@@ -19,6 +19,8 @@ from lvmmed.types import InputError
 
 UNTRAINED = "untrained"
 """Name under which the weights that training starts from are judged."""
+WATCH = "watch"
+"""Field of a suite that names the images of the probe while methods train."""
 
 
 class SuiteMethod(Settings):
@@ -82,6 +84,9 @@ class Suite(Settings):
     """Short side of stored images in pixels."""
     overrides: tuple[str, ...] = ()
     """Fields of pre-training that all methods share (steps, batch, size of views)."""
+    watch: str | None = None
+    """Labelled images for a kNN probe while methods train (train and val alone), a path as all of
+    the suite's; it changes no result, and a run that is done is not run again for it."""
     methods: tuple[SuiteMethod, ...]
     """Rows of the table."""
     initialisations: tuple[SuiteInitialisation, ...]

@@ -7,6 +7,7 @@ from lvmmed.engine.run_folder import RESULT
 from lvmmed.evaluation.benchmark_table import Encoder, RateChoice, RateTrial
 from lvmmed.evaluation.classification import LOWER_IS_BETTER
 from lvmmed.recipes.benchmark_cells import Bench, Cell, Chain, JudgeCell, unique_cells
+from lvmmed.recipes.benchmark_estimate import Planned
 from lvmmed.recipes.benchmark_schedule import Schedule
 from lvmmed.recipes.benchmark_suite import UNTRAINED, SuiteInitialisation
 
@@ -40,12 +41,13 @@ class PlannedRuns:
         return unique_cells([*self.trials, *self.chains])
 
 
-def run_all(bench: Bench, schedule: Schedule) -> PlannedRuns:
+def run_all(bench: Bench, schedule: Schedule, *, later: Planned = ()) -> PlannedRuns:
     """Run all of a suite: first what chooses learning rates, then the rest, seed by seed.
 
     Args:
         bench: the suite, and where its cells lie.
         schedule: how to run them.
+        later: cells that come after these, for the time that is left.
 
     Returns:
         What was planned; the folders tell what was done.
@@ -53,13 +55,14 @@ def run_all(bench: Bench, schedule: Schedule) -> PlannedRuns:
     trials = _plan_trials(bench) if bench.suite.learning_rates else {}
     everything = [chain for chains in trials.values() for chain in chains]
     if everything:
-        schedule.run(everything, purpose="trying learning rates")
+        table = [(cell, 1.0) for cell in unique_cells(_expected_chains(bench, trials))]
+        schedule.run(everything, purpose="trying learning rates", later=[*table, *later])
     choices = {
         encoder: _choice(bench, encoder, chains, schedule.reasons)
         for encoder, chains in trials.items()
     }
     runs = _plan_runs(bench, trials, choices)
-    schedule.run(runs.chains)
+    schedule.run(runs.chains, later=later)
     return runs
 
 
@@ -77,6 +80,13 @@ def _plan_trials(bench: Bench) -> dict[Encoder, list[Chain]]:
         for start in suite.initialisations
         for method in suite.methods_of(start)
     }
+
+
+def _expected_chains(bench: Bench, trials: Mapping[Encoder, Sequence[Chain]]) -> tuple[Chain, ...]:
+    """Runs of the table if the recipes' own rates were chosen; others would be as many and long."""
+    choices = {encoder: _choice(bench, encoder, (), {}) for encoder in trials}
+    assumed = {encoder: replace(one, chosen=one.own) for encoder, one in choices.items()}
+    return _plan_runs(bench, trials, assumed).chains
 
 
 def _judged_on(tasks: Sequence[str], chain: Chain) -> Chain:

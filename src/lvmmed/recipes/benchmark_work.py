@@ -34,18 +34,21 @@ Progress = Callable[[float, float, str], None]
 def run_cell(cell: Cell, *, progress: Progress | None = None) -> None:
     """Run one cell, unless it is finished; a pre-training that was cut off goes on.
 
+    One whose encoder is gone begins anew.
+
     Args:
         cell: what to do.
         progress: told of every step.
     """
-    if cell.folder.is_finished:
-        return
     if isinstance(cell, PretrainCell):
-        if cell.path.exists() and not (cell.path / CONFIG).is_file():
-            shutil.rmtree(cell.path)  # cut off before it had begun
+        if cell.has_encoder:
+            return
+        was_begun = (cell.path / CONFIG).is_file() and not cell.folder.is_finished
+        if cell.path.exists() and not was_begun:
+            shutil.rmtree(cell.path)  # cut off before it had begun, or without its encoder
         pretrain(cell.config, cell.path, resume=cell.path.exists(), progress=progress)
-        return
-    _judge(cell, progress)
+    elif not cell.folder.is_finished:
+        _judge(cell, progress)
 
 
 def refuse_bad_task(task: SuiteTask, fractions: Sequence[float]) -> None:

@@ -19,6 +19,8 @@ from lvmmed.recipes.benchmark_cells import Cell
 from lvmmed.types import InputError
 
 POLL_S = 1.0
+TELL_EVERY_S = 1.0
+"""Seconds between two messages of a process on how far its cell is."""
 END_S = 10.0
 """Seconds that a process is given to end before it is killed."""
 
@@ -42,6 +44,21 @@ class Failure:
     reason: str
     is_crash: bool
     was_killed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """How far a process says its cell is.
+
+    Attributes:
+        done: units of work that are done.
+        total: units in all.
+        note: what the cell says beside them.
+    """
+
+    done: float
+    total: float
+    note: str
 
 
 def traceback_file(cell: Cell) -> Path:
@@ -149,12 +166,16 @@ class Crew:
         run: does what a cell asks; a function that processes can import.
         num_threads: threads of each process.
         gpus: names of GPUs, each process is given one of them in turn; of fewer than two, none is.
+        tell: told now and then how far each cell is.
     """
 
-    def __init__(self, run: Run, *, num_threads: int, gpus: Sequence[str] = ()) -> None:
+    def __init__(
+        self, run: Run, *, num_threads: int, gpus: Sequence[str] = (), tell: Tell | None = None
+    ) -> None:
         self._run = run
         self._num_threads = num_threads
         self._gpus = gpus
+        self._tell = tell
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> "Crew":
@@ -201,9 +222,13 @@ class Crew:
         for worker in busy:
             cell = worker.cell
             if cell is not None and worker.is_ready():
-                failure = worker.take()
-                ended.append((cell, failure))
-                if failure is not None and failure.is_crash:
+                outcome = worker.take()
+                if isinstance(outcome, Told):
+                    if self._tell is not None:
+                        self._tell(cell, outcome.done, outcome.total, outcome.note)
+                    continue
+                ended.append((cell, outcome))
+                if outcome is not None and outcome.is_crash:
                     worker.end()
                     self._workers.remove(worker)
         return ended
@@ -251,17 +276,18 @@ class _Worker:
             self._process.join(END_S)
 
     def is_ready(self) -> bool:
-        """Whether the cell came to an end, with the process or without it."""
+        """Whether the process says something of the cell, or is gone."""
         return self._pipe.poll() or not self.is_alive()
 
-    def take(self) -> Failure | None:
-        """How the cell came out."""
-        self.cell = None
+    def take(self) -> Told | Failure | None:
+        """How far the cell is, or how it came out."""
         try:
-            outcome: Failure | None = self._pipe.recv()
+            outcome: Told | Failure | None = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join(END_S)
-            return _death(self._process.exitcode)
+            outcome = _death(self._process.exitcode)
+        if not isinstance(outcome, Told):
+            self.cell = None
         return outcome
 
     def end(self) -> None:
@@ -302,7 +328,20 @@ def _work(pipe: Connection, run: Run, num_threads: int, parent: int, gpu: str | 
             cell = pipe.recv()
         except EOFError:
             return
-        pipe.send(attempt(cell, run))
+        pipe.send(attempt(cell, run, _teller(pipe)))
+
+
+def _teller(pipe: Connection) -> CellProgress:
+    """Send how far a cell is through a pipe, not too often."""
+    last_s = 0.0
+
+    def tell(done: float, total: float, note: str) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= TELL_EVERY_S:
+            last_s = time.monotonic()
+            pipe.send(Told(done=done, total=total, note=note))
+
+    return tell
 
 
 def _end_with(parent: int) -> None:

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lvmmed.data.store import Store
 from lvmmed.engine.device import choose_device, determinism
 from lvmmed.engine.environment import code_version, device_name, environment, typed_command
 from lvmmed.engine.loop import Hooks, train
-from lvmmed.engine.run_folder import RESULT, RunFolder
+from lvmmed.engine.run_folder import CONFIG, RESULT, RunFolder
 from lvmmed.models.cards import lineage
 from lvmmed.models.weights import save_encoder
 from lvmmed.recipes.alarms import WatchedRun, alarms
@@ -24,14 +25,18 @@ from lvmmed.recipes.online_probe import OnlineProbe
 from lvmmed.recipes.pretraining_recipes import RECIPES, resolve_config
 from lvmmed.recipes.pretraining_samples import collect_samples
 from lvmmed.recipes.pretraining_step import Learner, TrainingStep
+from lvmmed.recipes.resumption import (
+    WEIGHTS_SHA256,
+    open_run,
+    refuse_other_images,
+    weights_sha256,
+)
 from lvmmed.recipes.run_facts import RunPlan, graph_size, plan_run, refuse_bad_recipe
 from lvmmed.ssl.table import METHODS
 from lvmmed.types import FORMAT_VERSION, Card, InputError
 
 __all__ = ["RECIPES", "PretrainResult", "pretrain", "resolve_config"]
 
-MAY_DIFFER = ("data.store", "train.device", "log.samples", "log.probe_data")
-"""Fields that may change when a run is resumed; the store is known by its content instead."""
 SAMPLES = "samples.npz"
 TAIL_FRAC = 0.1
 """Share of the run, at its end, over which figures of batches are averaged."""
@@ -106,7 +111,7 @@ def pretrain(
         raise InputError("data.store: missing; name an image store with --data")
     wanted = choose_device(config.train.device)
     with distributed.session(str(wanted)) as device, determinism(config.train.deterministic):
-        folder = _existing_run(config, out) if resume else None
+        folder = open_run(config, out) if resume else None
         if folder is not None and folder.is_finished:
             values = folder.read_json(RESULT)
             return PretrainResult(folder=out, values=values, was_finished=True)
@@ -114,7 +119,7 @@ def pretrain(
             RunFolder.refuse_occupied(out)
         store = Store.open(Path(config.data.store))
         if folder is not None:
-            _refuse_other_images(folder, store)
+            refuse_other_images(folder, store)
         plan = plan_run(config, store)
         refuse_bad_recipe(config, plan.facts)
         probe = _online_probe(config)
@@ -134,32 +139,29 @@ def _online_probe(config: RunConfig) -> OnlineProbe | None:
     return OnlineProbe(Path(config.log.probe_data), size_px=config.views.size)
 
 
-def _existing_run(config: RunConfig, out: Path) -> RunFolder:
-    folder = RunFolder.open(out)
-    folder.refuse_other_config(config.model_dump(mode="json"), ignored=MAY_DIFFER)
-    return folder
-
-
-def _refuse_other_images(folder: RunFolder, store: Store) -> None:
-    known = folder.read_json("environment.json").get("data_fingerprint")
-    if known != store.fingerprint:
-        raise InputError(
-            f"{folder.path}: its run saw other images than {store.path} holds (fingerprints "
-            "differ); resume with the same --data, or give another folder with --out"
-        )
-
-
 def _new_run(config: RunConfig, out: Path, *, store: Store, learner: Learner) -> RunFolder:
+    sha256 = weights_sha256(config.model.weights)
     facts = {
         **environment(learner.device),
         "data_fingerprint": store.fingerprint,
-        "command": typed_command(),
+        **({} if sha256 is None else {WEIGHTS_SHA256: sha256}),
+        "command": _command(config, out),
     }
     distributed.barrier()  # nobody looks at the folder any more
     if distributed.is_main():
         RunFolder.create(out, config_yaml=config.to_yaml(), environment=facts)
     distributed.barrier()
     return RunFolder.open(out)
+
+
+def repeating_words(config: RunConfig, out: Path) -> list[str]:
+    """Words of the command that makes a run again from the configuration in its folder."""
+    words = ["lvmmed", "pretrain", "--recipe", str(out / CONFIG)]
+    return [*words, "--data", str(config.data.store), "--out", "RUN"]
+
+
+def _command(config: RunConfig, out: Path) -> str:
+    return typed_command("pretrain", repeating_words(config, out))
 
 
 class _Run:
@@ -191,6 +193,7 @@ class _Run:
             width=learner.backbone.width,
             batch_size=config.train.batch_size,
             num_steps=self.num_steps,
+            num_warmup=round(config.train.warmup_frac * self.num_steps),
             graph_size=graph_size(config),
             advice=METHODS[config.method.name].advice,
         )
@@ -319,7 +322,8 @@ class _Run:
             "num_steps": self.num_steps,
             "encoder_sha256": card.sha256,
             "warnings": [text for row in self.rows for text in row.get("warnings", ())],
-            "command": typed_command(),
+            "command": _command(self.config, self.folder.path),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_s": self.elapsed_s(),
             "device": device_name(self.learner.device),
             "data_fingerprint": self.store.fingerprint,

@@ -15,7 +15,7 @@ from lvmmed.config import (
     read_yaml,
 )
 from lvmmed.recipes.comparison_recipes import comparisons
-from lvmmed.recipes.graph_matching_recipes import lvm_med, paper_literal
+from lvmmed.recipes.graph_matching_recipes import lvm_med, lvm_med_regions, paper_literal
 from lvmmed.recipes.recipe import Recipe
 from lvmmed.ssl.table import METHODS
 from lvmmed.types import InputError
@@ -25,7 +25,12 @@ YAML_SUFFIXES = (".yaml", ".yml")
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (lvm_med(), paper_literal(), *comparisons(lvm_med().values["train"]))
+    for recipe in (
+        lvm_med(),
+        lvm_med_regions(),
+        paper_literal(),
+        *comparisons(lvm_med().values["train"]),
+    )
 }
 """Recipe name -> recipe; adding one is a function and its call here or in `comparisons`."""
 

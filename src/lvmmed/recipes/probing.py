@@ -126,18 +126,25 @@ def _facts(encoders: Sequence[Encoder], trials: Sequence[Trial]) -> dict[str, An
         "recipe": card.recipe,
         "method": card.method,
         "backbone": card.backbone,
-        "chosen_on_val": [
-            {
-                "model": trial.model,
-                "seed": trial.seed,
-                "num_train": trial.num_train,
-                "k" if trial.model.startswith("knn") else "C": trial.fitted.chosen,
-                "val_balanced_accuracy": trial.fitted.val_score,
-            }
-            for trial in trials
-        ],
+        "chosen_on_val": [_choice(trial) for trial in trials],
         "grid": {"k": list(KNN_CHOICES), "C": list(REGULARISATION_CHOICES)},
         "fitted_on": "train",
+    }
+
+
+def _choice(trial: Trial) -> dict[str, Any]:
+    """What was chosen on val, and every value that was tried with its score there."""
+    name = "k" if trial.model.startswith("knn") else "C"
+    return {
+        "model": trial.model,
+        "seed": trial.seed,
+        "num_train": trial.num_train,
+        name: trial.fitted.chosen,
+        "val_balanced_accuracy": trial.fitted.val_score,
+        "tried": [
+            {name: value, "val_balanced_accuracy": score}
+            for value, score in trial.fitted.val_scores.items()
+        ],
     }
 
 

@@ -7,11 +7,16 @@ from pathlib import Path
 from lvmmed.evaluation.benchmark_ranking import RankedMethods, rank_table
 from lvmmed.evaluation.benchmark_table import LEVEL, BenchmarkTable
 from lvmmed.evaluation.ranking import Ranking
+from lvmmed.report.benchmark_costs import (
+    cost_rows,
+    cost_sentence,
+    monitor_heads,
+    monitor_rows,
+)
 from lvmmed.report.benchmark_sections import (
     command_rows,
     comparison_rows,
     comparison_sheets,
-    cost_rows,
     missing_rows,
     score_sheets,
     shown_ranks,
@@ -36,8 +41,8 @@ def build_benchmark_report(table: BenchmarkTable, out: Path, *, title: str | Non
 
     It holds the scores with intervals, plots of them, mean ranks with the critical difference, the
     differences to the reference method with their tests, learning rates tried, alarms of training,
-    costs, what is missing, and the data and commands behind it. The page needs no network and no
-    script. A file that cannot be written is refused with an InputError.
+    encoders at its end, costs, what is missing, and the data and commands behind it. The page needs
+    no network and no script. A file that cannot be written is refused with an InputError.
 
     Args:
         table: results.
@@ -60,7 +65,9 @@ def build_benchmark_report(table: BenchmarkTable, out: Path, *, title: str | Non
         comparison_sheets=comparison_sheets(table),
         comparisons=comparison_rows(table),
         costs=cost_rows(table),
-        origin=origin_sentences(table),
+        origin=tuple(filter(None, (cost_sentence(table), *origin_sentences(table)))),
+        monitor_heads=monitor_heads(table),
+        monitors=monitor_rows(table),
         has_costs=bool(table.costs or table.origin.versions),
         sources=source_rows(table),
         commands=command_rows(table),

@@ -1,6 +1,5 @@
-"""What the page of a benchmark shows: tables of scores, ranks, comparisons, costs and sources."""
+"""What the page of a benchmark shows: tables of scores, ranks, comparisons and sources."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,6 @@ from lvmmed.evaluation.benchmark_table import (
     BenchmarkTable,
     CellScore,
     Column,
-    Cost,
     Encoder,
     PairedComparison,
 )
@@ -20,7 +18,6 @@ from lvmmed.report.benchmark_figures import rank_plot, score_plot
 from lvmmed.report.benchmark_text import DISTRIBUTIONS, column_detail
 from lvmmed.report.groups import ABSENT
 from lvmmed.report.scores import write_number
-from lvmmed.report.sections import duration
 from lvmmed.report.verdicts import counted, enumerated
 
 
@@ -246,47 +243,6 @@ def comparison_rows(table: BenchmarkTable) -> tuple[tuple[str, ...], ...]:
             )
         )
     return tuple(rows)
-
-
-def cost_rows(table: BenchmarkTable) -> tuple[tuple[str, ...], ...]:
-    """Write what pre-training and judging took.
-
-    Args:
-        table: results.
-
-    Returns:
-        (start, method, runs, peak learning rate, time of a run, shortest and longest, images seen,
-        device, judging), one for each encoder; dashes for weights that were not trained here.
-    """
-    costs = {cost.encoder: cost for cost in table.costs}
-    rows = []
-    for encoder in table.encoders:
-        cells = [cell for cell in table.cells if cell.encoder == encoder]
-        # one set of runs may fill several columns
-        judged_s = sum({cell.commands or cell.column: cell.wall_s for cell in cells}.values())
-        rows.append(
-            (
-                encoder.initialisation,
-                encoder.method,
-                *_cost_texts(costs.get(encoder)),
-                duration(judged_s) if judged_s else ABSENT,
-            )
-        )
-    return tuple(rows)
-
-
-def _cost_texts(cost: Cost | None) -> tuple[str, ...]:
-    if cost is None or not cost.wall_s:
-        return ("none", ABSENT, ABSENT, ABSENT, ABSENT, cost.device if cost else ABSENT)
-    spread = f"{duration(min(cost.wall_s))} to {duration(max(cost.wall_s))}"
-    return (
-        str(len(cost.wall_s)),
-        ABSENT if cost.learning_rate is None else f"{cost.learning_rate:g}",
-        duration(statistics.fmean(cost.wall_s)),
-        spread if len(cost.wall_s) > 1 else ABSENT,
-        ABSENT if cost.images_seen is None else f"{cost.images_seen:,}",
-        cost.device,
-    )
 
 
 def missing_rows(table: BenchmarkTable) -> tuple[tuple[str, str, str, str], ...]:

@@ -3,8 +3,6 @@
 Letters used in shapes:
     B: images of this process, or of all processes once joined.
     F: length of a projection.
-    R: regions of a feature map.
-    D: channels of the feature map.
 """
 
 from dataclasses import dataclass
@@ -13,24 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lvmmed.augment.views import Views
 from lvmmed.distributed import all_gather, rank, world_size
 from lvmmed.matching.graph import at_least_single
-from lvmmed.models.backbones import Features
+from lvmmed.matching.imle import draw_gumbel
 from lvmmed.ssl.partition import Partition, partition_batch
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Regions:
-    """The regions that local affinities compare.
-
-    Attributes:
-        features: raw feature vectors.
-        centers: (x, y) of their centres in px of the source image.
-    """
-
-    features: Float[Tensor, "B R D"]
-    centers: Float[Tensor, "B R 2"]
+from lvmmed.ssl.regions import Regions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,15 +41,6 @@ class GraphNodes:
         return GraphNodes(nodes=all_gather(self.nodes), regions=regions)
 
 
-def regions_of(views: Views, features: Features) -> Regions:
-    """Lay out the map of a view as regions with their places in the images."""
-    rows, cols = features.map.shape[2:]
-    return Regions(
-        features=features.map.flatten(2).transpose(1, 2),
-        centers=views.region_centers(rows, cols).flatten(1, 2),
-    )
-
-
 def random_partition(
     num_images: int, graph_size: int, *, generator: torch.Generator, device: torch.device
 ) -> Partition:
@@ -85,3 +61,11 @@ def random_partition(
     ).to(device)
     share = order[rank() * num_images : (rank() + 1) * num_images]
     return partition_batch(num_images, graph_size, device=device, order=share)
+
+
+def gumbel_like(affinity: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Draw noise for the graphs of all processes, as many each, and keep this one's share."""
+    num_graphs = affinity.shape[0]
+    shape = (num_graphs * world_size(), *affinity.shape[1:])
+    noise = draw_gumbel(shape, generator=generator, device=affinity.device)
+    return noise[rank() * num_graphs : (rank() + 1) * num_graphs]

@@ -7,7 +7,7 @@ Letters used in shapes:
     N: nodes of a graph.
 """
 
-import math
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvmmed.augment.views import Views
-from lvmmed.distributed import rank, world_size
 from lvmmed.matching.affinity import edge_affinity, global_affinity, local_affinity
 from lvmmed.matching.graph import Problem, join_problems, knn_graph
-from lvmmed.matching.imle import MatchingLoss, draw_gumbel, matching_loss
+from lvmmed.matching.imle import MatchingLoss, matching_loss
 from lvmmed.models.backbones import Features
 from lvmmed.models.heads import Projector
 from lvmmed.models.message_passing import MessagePassing
@@ -27,20 +26,19 @@ from lvmmed.ssl.batch_assignment import (
     batch_assignment_loss,
     noise_free_assignment_accuracy,
 )
-from lvmmed.ssl.graph_nodes import GraphNodes, random_partition, regions_of
+from lvmmed.ssl.graph_nodes import GraphNodes, gumbel_like, random_partition
 from lvmmed.ssl.lvm_med_config import LvmMedConfig
+from lvmmed.ssl.matching_figures import figures_of_matching, perturbed_figures
 from lvmmed.ssl.method import LossOutput, Method, MethodContext
 from lvmmed.ssl.noise_free import (
     MatchedGraphs,
     affinity_std,
     affinity_std_of_graphs,
-    sampled_solver_gap,
     solve_noise_free,
 )
 from lvmmed.ssl.partition import Partition, partition_batch, similar_order
-
-GUMBEL_STD = math.pi / math.sqrt(6)
-"""Standard deviation of Gumbel(0, 1)."""
+from lvmmed.ssl.region_matching import match_regions
+from lvmmed.ssl.regions import regions_of
 
 
 class LvmMed(Method):
@@ -83,6 +81,18 @@ class LvmMed(Method):
             if config.message_passing
             else None
         )
+        self.region_projector = (
+            Projector(
+                context.backbone.width,
+                config.projection_width,
+                num_hidden=config.projector_hidden_layers,
+                hidden_width=config.projector_hidden_width,
+                centering=config.centering,
+                generator=context.generator,
+            )
+            if config.region_weight
+            else None
+        )
 
     def training_loss(
         self,
@@ -108,7 +118,7 @@ class LvmMed(Method):
         with torch.autocast(pooled.device.type, enabled=False):
             sides = self._sides(views, features)
             nodes = [side.nodes for side in sides]
-            partition = self._partition(sides, self._training_size(step))
+            partition = self._partition(sides, self.config.graph_size_at(step, self._num_steps))
             num_unmatched = pooled.new_tensor(float(partition.num_left_over))
             if partition.num_graphs == 0:
                 # 0, but on the autograd graph, so that a backward pass works
@@ -119,7 +129,7 @@ class LvmMed(Method):
             result = self._matching_loss(problems, step=step, generator=generator)
             total = result.loss
             terms = {"matching_loss": total.detach()}
-            metrics = _perturbed_metrics(result, partition)
+            metrics = perturbed_figures(result, partition)
             if self.config.batch_weight:
                 small = [self.projector(one.pooled.float()) for one in features[2:]]
                 assigned = self._batch_loss([*nodes, *small], step=step, generator=generator)
@@ -127,6 +137,20 @@ class LvmMed(Method):
                 total = total + part
                 terms["batch_matching_loss"] = part.detach()
                 metrics["batch_accuracy_perturbed"] = assigned.accuracy
+            if self.region_projector is not None:
+                matched = match_regions(
+                    views,
+                    features,
+                    self.region_projector,
+                    best_frac=self.config.local_best_frac,
+                    num_pairs=self.config.region_pairs,
+                    assign=partial(self._assign, step=step, generator=generator),
+                    generator=generator,
+                )
+                part = self.config.region_weight * matched.loss
+                total = total + part
+                terms["region_matching_loss"] = part.detach()
+                metrics["region_accuracy_perturbed"] = matched.accuracy
         # the solver sees finite numbers only: a nan or inf must still reach the loss
         spoilt = 0.0 * sum(
             problem.vertex_affinity.sum() + problem.edge_affinity.sum() for problem in problems
@@ -153,15 +177,10 @@ class LvmMed(Method):
             generator: of the noise.
 
         Returns:
-            matching_accuracy: share of nodes matched right without noise and margin.
-            matching_accuracy_first_order: the same by nodes alone.
-            matching_accuracy_perturbed: the same under noise and margin, as in training.
+            matching_accuracy_perturbed: share of nodes matched right under noise and margin, as in
+                training.
             hamming: wrong entries of a training matching, twice the wrong nodes of a graph.
-            noise_to_affinity: standard deviation of the noise over that of the node affinities.
-            second_solve_skipped: share of graphs whose second solve was proved trivial; with an
-                infinite lambda (the default) there is none, and it is 1 by definition.
-            solver_gap: how far the noise-free matchings of a few graphs may lie below the best
-                ones (an upper limit; 0 proves them optimal); absent for large graphs.
+            What `figures_of_matching` tells of the matchings without noise and margin.
             edge_weight: in force at this step.
             batch_accuracy: share of the batch (of its first `batch_matching_size` images) that the
                 matching without edges gets right, without noise and margin; only where
@@ -176,19 +195,16 @@ class LvmMed(Method):
             problem = self._problem(sides, partition, step=step)
             matched = self._solve(problem, partition)
             result = self._matching_loss([problem], step=step, generator=generator)
-        metrics = _perturbed_metrics(result, partition)
-        spread = affinity_std(problem)
-        noise = self._noise(step) * (spread if self.config.noise_unit == "relative" else 1.0)
-        gap = sampled_solver_gap(problem, matched.permutation)
         found = {
-            "matching_accuracy": matched.accuracy,
-            "matching_accuracy_first_order": matched.accuracy_first_order,
-            **{name: float(value) for name, value in metrics.items()},
-            "noise_to_affinity": noise * GUMBEL_STD / max(spread, 1e-12),
-            "edge_weight": self._edge_weight(step),
+            **{name: float(value) for name, value in perturbed_figures(result, partition).items()},
+            **figures_of_matching(
+                problem,
+                matched,
+                noise=self._noise_scale(problem, step=step),
+                lambda_=self.config.lambda_,
+            ),
+            "edge_weight": self.config.edge_weight_at(step),
         }
-        if gap is not None:
-            found["solver_gap"] = gap
         if self.config.batch_weight:
             found["batch_accuracy"] = noise_free_assignment_accuracy(
                 *(side.nodes[: self.config.batch_matching_size] for side in sides)
@@ -250,18 +266,11 @@ class LvmMed(Method):
         problems = [self._problem(sides, partition, step=step)]
         num_further = self.config.partitions - 1
         joined = [side.joined() for side in sides] if num_further else sides
-        nodes, size = sides[0].nodes, self._training_size(step)
+        nodes, size = sides[0].nodes, self.config.graph_size_at(step, self._num_steps)
         for _ in range(num_further):
             drawn = random_partition(len(nodes), size, generator=generator, device=nodes.device)
             problems.append(self._problem(joined, drawn, step=step))
         return problems
-
-    def _training_size(self, step: int) -> int:
-        start, end = self.config.graph_size, self.config.graph_size_end
-        if end is None:
-            return start
-        num_doublings = (end // start).bit_length() - 1
-        return start << min(num_doublings, step * (num_doublings + 1) // self._num_steps)
 
     def _problem(self, sides: list[GraphNodes], partition: Partition, *, step: int) -> Problem:
         """Turn two views of a batch into matching problems."""
@@ -276,7 +285,7 @@ class LvmMed(Method):
         vertex = config.alpha * global_affinity(nodes_s, nodes_t)
         if config.alpha < 1:
             vertex = vertex + (1 - config.alpha) * self._local(sides, partition)
-        weight = self._edge_weight(step)
+        weight = config.edge_weight_at(step)
         if weight == 0:
             neighbors_s, neighbors_t = neighbors_s[:, :, :0], neighbors_t[:, :, :0]
         edges = weight * edge_affinity(nodes_s, nodes_t, neighbors_s, neighbors_t)
@@ -297,37 +306,38 @@ class LvmMed(Method):
             keep_all_features=self.config.local_keep_all_features,
         )
 
-    def _edge_weight(self, step: int) -> float:
-        ramp = self.config.edge_ramp_steps
-        if not self.config.second_order:
-            return 0.0
-        return self.config.edge_weight * (min(1.0, step / ramp) if ramp else 1.0)
-
-    def _noise(self, step: int) -> float:
-        start, end = self.config.noise, self.config.noise_end
-        return start if end is None else start + (end - start) * min(1.0, step / self._num_steps)
+    def _noise_scale(self, problem: Problem, *, step: int) -> float:
+        """Scale of the Gumbel noise in units of the affinities."""
+        scale = self.config.noise_at(step, self._num_steps)
+        is_relative = self.config.noise_unit == "relative"
+        return scale * affinity_std(problem) if is_relative else scale
 
     def _batch_loss(
         self, nodes: list[Tensor], *, step: int, generator: torch.Generator
     ) -> BatchAssignment:
         """Match each full view (the first two) with every later view; the mean over those pairs."""
-        config = self.config
         assigned = [
-            batch_assignment_loss(
-                nodes[first],
-                nodes[second],
-                size=config.batch_matching_size,
-                noise=self._noise(step),
-                is_relative=config.noise_unit == "relative",
-                margin=config.margin,
-                num_samples=config.noise_samples,
-                generator=generator,
-            )
+            self._assign(nodes[first], nodes[second], step=step, generator=generator)
             for first in range(2)
             for second in range(first + 1, len(nodes))
         ]
         loss = torch.stack([one.loss for one in assigned]).mean()
         return BatchAssignment(loss=loss, accuracy=assigned[0].accuracy)
+
+    def _assign(
+        self, rows_s: Tensor, rows_t: Tensor, *, step: int, generator: torch.Generator
+    ) -> BatchAssignment:
+        config = self.config
+        return batch_assignment_loss(
+            rows_s,
+            rows_t,
+            size=config.batch_matching_size,
+            noise=self.config.noise_at(step, self._num_steps),
+            is_relative=config.noise_unit == "relative",
+            margin=config.margin,
+            num_samples=config.noise_samples,
+            generator=generator,
+        )
 
     def _matching_loss(
         self, problems: list[Problem], *, step: int, generator: torch.Generator
@@ -338,7 +348,7 @@ class LvmMed(Method):
         vertex_noise, edge_noise = (
             torch.cat(
                 [
-                    _noise_like(getattr(problem, name), generator=generator)
+                    gumbel_like(getattr(problem, name), generator=generator)
                     for _ in range(num_samples)
                     for problem in problems
                 ]
@@ -356,7 +366,7 @@ class LvmMed(Method):
             problem.neighbors_s,
             problem.neighbors_t,
             mask=problem.mask,
-            noise=self._noise(step),
+            noise=self.config.noise_at(step, self._num_steps),
             margin=config.margin,
             lambda_=config.lambda_,
             restarts=config.solver_restarts,
@@ -374,20 +384,3 @@ class LvmMed(Method):
             restarts=self.config.solver_restarts,
             iterations=self.config.solver_iterations,
         )
-
-
-def _noise_like(affinity: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Draw noise for the graphs of all processes and keep this one's share."""
-    num_graphs = affinity.shape[0]
-    shape = (num_graphs * world_size(), *affinity.shape[1:])
-    noise = draw_gumbel(shape, generator=generator, device=affinity.device)
-    return noise[rank() * num_graphs : (rank() + 1) * num_graphs]
-
-
-def _perturbed_metrics(result: MatchingLoss, partition: Partition) -> dict[str, Tensor]:
-    num_solved = len(result.hamming) // partition.num_graphs * partition.num_matched
-    return {
-        "matching_accuracy_perturbed": 1 - result.hamming.sum() / 2 / num_solved,
-        "hamming": result.hamming.float().mean(),
-        "second_solve_skipped": result.second_solve_skipped.float().mean(),
-    }

@@ -41,6 +41,11 @@ class LvmMedConfig(MethodConfig):
     """Weight of a first-order matching of the whole batch beside that of the graphs. Paper 0."""
     batch_matching_size: int = Field(256, ge=2)
     """Images of that matching at most; a larger batch is cut, as the time grows with the cube."""
+    region_weight: float = Field(0.0, ge=0)
+    """Weight of a first-order matching of regions of the map over the whole batch. Paper 0."""
+    region_pairs: int = Field(2, ge=1)
+    """Pairs of regions of an image that are so matched in a step, in each of four ways (by place
+    and by features, from either view), drawn among those that local_best_frac keeps."""
     edge_ramp_steps: int = Field(0, ge=0)
     """Steps over which the edge weight grows from 0 linearly; 0 = constant, as in the paper."""
     message_passing: bool = True
@@ -77,6 +82,26 @@ class LvmMedConfig(MethodConfig):
     """Starts of the matching solver; more find better matchings in more time."""
     solver_iterations: int = Field(16, ge=1)
     """Steps of the matching solver from each start."""
+
+    def graph_size_at(self, step: int, num_steps: int) -> int:
+        """Images of a training graph at a step."""
+        start, end = self.graph_size, self.graph_size_end
+        if end is None:
+            return start
+        num_doublings = (end // start).bit_length() - 1
+        return start << min(num_doublings, step * (num_doublings + 1) // num_steps)
+
+    def edge_weight_at(self, step: int) -> float:
+        """Factor of the edge affinities at a step; 0 for a first-order matching."""
+        ramp = self.edge_ramp_steps
+        if not self.second_order:
+            return 0.0
+        return self.edge_weight * (min(1.0, step / ramp) if ramp else 1.0)
+
+    def noise_at(self, step: int, num_steps: int) -> float:
+        """Scale of the Gumbel noise at a step, in `noise_unit`."""
+        start, end = self.noise, self.noise_end
+        return start if end is None else start + (end - start) * min(1.0, step / num_steps)
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "LvmMedConfig":

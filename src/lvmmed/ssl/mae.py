@@ -8,6 +8,7 @@ Letters used in shapes:
     X: numbers of a patch, 3 x patch x patch.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -43,8 +44,9 @@ class MaeConfig(MethodConfig):
     """Share of the patches that are hidden (He et al. 2021); at least one is seen, one hidden."""
     normalize_patches: bool = True
     """Draw each patch with mean 0 and deviation 1 (He et al. 2021, their better setting)."""
-    decoder_width: int = Field(256, ge=4)
-    """Width of the decoder, a multiple of 4 (paper 512, with ViT-L)."""
+    decoder_width: int | None = Field(None, ge=4)
+    """Width of the decoder, a multiple of 4; none = a third of the encoder's (paper 512, half of
+    ViT-L's; narrower ones do as well for fine-tuning, their table 1)."""
     decoder_depth: int = Field(2, ge=1)
     """Blocks of the decoder (paper 8; 1 is nearly as good for fine-tuning, their table 1)."""
     decoder_heads: int = Field(8, ge=1)
@@ -52,12 +54,20 @@ class MaeConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _check_width(self) -> "MaeConfig":
-        if self.decoder_width % 4 or self.decoder_width % self.decoder_heads:
+        width = self.decoder_width
+        if width is not None and (width % 4 or width % self.decoder_heads):
             raise ValueError(
-                f"method.decoder_width: got {self.decoder_width}, need a multiple of 4 and of "
+                f"method.decoder_width: got {width}, need a multiple of 4 and of "
                 f"method.decoder_heads = {self.decoder_heads}"
             )
         return self
+
+    def width_beside(self, encoder_width: int) -> int:
+        """Width of the decoder of an encoder of this width."""
+        if self.decoder_width is not None:
+            return self.decoder_width
+        unit = math.lcm(4, self.decoder_heads)
+        return max(unit, encoder_width // 3 // unit * unit)
 
 
 def check_mae(config: MaeConfig, facts: RunFacts) -> None:  # noqa: ARG001
@@ -174,7 +184,7 @@ class Mae(Method):
             backbone.width,
             grid=grid,
             patch_px=self.patch_px,
-            width=config.decoder_width,
+            width=config.width_beside(backbone.width),
             depth=config.decoder_depth,
             num_heads=config.decoder_heads,
             generator=context.generator,

@@ -32,7 +32,7 @@ class MocoConfig(MethodConfig):
     name: Literal["moco"] = "moco"
     """Row of the table of methods."""
     queue_length: int = Field(4096, ge=1)
-    """Keys to tell from; whole steps, at most the run's (paper 65536, of 1.3 million images)."""
+    """Keys to tell from; whole steps, at most one an image (paper 65536, of 1.3 million images)."""
     temperature: float = Field(0.2, gt=0)
     """Divides cosines (Chen et al. 2020; 0.07 in He et al. 2019)."""
     momentum: float = Field(0.999, ge=0, le=1)
@@ -48,17 +48,18 @@ class MocoConfig(MethodConfig):
 
 
 def check_moco(config: MocoConfig, facts: RunFacts) -> None:
-    """Refuse a queue that does not hold a whole number of steps, and one that never fills.
+    """Refuse a queue of broken steps, one that never fills, and one with keys of the query's image.
 
     Args:
         config: of the method.
         facts: of the run.
 
     Raises:
-        InputError: the length is no multiple of the keys of a step, or more than the keys of the
-            whole run.
+        InputError: the length is no multiple of the keys of a step, more than the keys of the
+            whole run, or more than those of one pass over the images.
     """
-    per_step = facts.batch_size * (2 if config.symmetric else 1)
+    per_image = 2 if config.symmetric else 1
+    per_step = facts.batch_size * per_image
     length = config.queue_length
     if length % per_step:
         below = length - length % per_step
@@ -69,11 +70,19 @@ def check_moco(config: MocoConfig, facts: RunFacts) -> None:
             f"({keys}); take {nearest}, or another train.batch_size"
         )
     num_keys = facts.num_steps * per_step
+    num_distinct = facts.num_images * per_image
+    longest = min(num_keys, num_distinct - num_distinct % per_step)
     if length > num_keys:
         raise InputError(
             f"method.queue_length: got {length}, need at most the {num_keys} keys of the whole run "
             f"({facts.num_steps} steps of {per_step}), or the random vectors that it starts with "
-            f"never leave it; set it to {num_keys} or less, or train longer"
+            f"never leave it; set it to {longest} or less, or train longer"
+        )
+    if length > num_distinct:
+        raise InputError(
+            f"method.queue_length: got {length}, need at most the {num_distinct} keys of one pass "
+            f"over the {facts.num_images} images that are trained on, or an image has to be told "
+            f"from itself; set method.queue_length={longest} or less, or prepare more images"
         )
 
 

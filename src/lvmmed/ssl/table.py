@@ -18,7 +18,7 @@ from lvmmed.ssl.moco import Moco, MocoConfig, check_moco
 from lvmmed.ssl.simclr import Simclr, SimclrConfig
 from lvmmed.ssl.swav import Swav, SwavConfig, check_swav
 from lvmmed.ssl.vicreg import Vicreg, VicregConfig
-from lvmmed.ssl.vicregl import Vicregl, VicreglConfig
+from lvmmed.ssl.vicregl import Vicregl, VicreglConfig, check_vicregl
 
 
 def _nothing_to_check(config: Any, facts: RunFacts) -> None:
@@ -139,6 +139,7 @@ METHODS: dict[str, MethodRow] = {
             chance="train longer, raise train.learning_rate or method.invariance_weight, or raise "
             "method.alpha, the weight of whole views",
         ),
+        check=check_vicregl,
     ),
     "dino": MethodRow(
         config=DinoConfig,

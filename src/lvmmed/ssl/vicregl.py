@@ -7,27 +7,29 @@ Letters used in shapes:
     F: features of a projection.
 """
 
-from dataclasses import dataclass
+import functools
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from lvmmed.augment.views import Views
 from lvmmed.config import MethodConfig
-from lvmmed.models.backbones import Features
+from lvmmed.models.backbones import Features, build_backbone
 from lvmmed.models.heads import Projector
 from lvmmed.ssl.figures import TIE_COSINE, partner_accuracy
-from lvmmed.ssl.method import LossOutput, Method, MethodContext
+from lvmmed.ssl.method import LossOutput, Method, MethodContext, RunFacts
+from lvmmed.ssl.regions import RegionPairs, pair_regions, regions_of, take_regions
 from lvmmed.ssl.variance_covariance import (
     VicregWeights,
     mean_std,
     off_diagonal_correlation,
     vicreg,
 )
+from lvmmed.types import InputError
 
 
 class VicreglConfig(MethodConfig):
@@ -61,42 +63,34 @@ class VicreglConfig(MethodConfig):
     """Width of the hidden layers for regions (Bardes et al. 2022)."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RegionPairs:
-    """Which regions of two views of an image belong together, nearest pair first.
-
-    Attributes:
-        own: regions of the view that was searched from, each at most once.
-        partner: region of the other view for each; one may come several times.
-    """
-
-    own: Int64[Tensor, "B M"]
-    partner: Int64[Tensor, "B M"]
-
-
-@torch.no_grad()
-def nearest_pairs(distance: Float[Tensor, "B R R"], num_kept: int) -> RegionPairs:
-    """Give every region of one view its nearest region of the other, and keep the nearest pairs.
+def check_vicregl(config: VicreglConfig, facts: RunFacts) -> None:
+    """Refuse views that the encoder sees as a single region, where regions are to be compared.
 
     Args:
-        distance: from each region of the one view (rows) to each of the other (columns).
-        num_kept: pairs to keep of each image, 1 to R.
+        config: of the method.
+        facts: of the run.
 
-    Returns:
-        Pairs in rising order of distance; of equal distances the lower index goes first.
-
-    Source:
-        Bardes et al. 2022 (VICRegL), section 3: NN, NN' and the top gamma pairs.
+    Raises:
+        InputError: the map of a full view has one position, and `alpha` leaves regions a weight.
     """
-    partner = distance.argmin(2)
-    nearest = distance.gather(2, partner.unsqueeze(2)).squeeze(2)
-    own = nearest.argsort(dim=1, stable=True)[:, :num_kept]
-    return RegionPairs(own=own, partner=partner.gather(1, own))
+    if config.alpha == 1:
+        return
+    num_regions, stride = _regions_and_stride(facts.backbone, facts.size_px)
+    if num_regions == 1:
+        raise InputError(
+            f"views.size: got {facts.size_px}, which is a single region to {facts.backbone!r}, so "
+            "that vicregl would compare whole views twice; set views.size to "
+            f"{2 * stride} or more, or take the recipe vicreg"
+        )
 
 
-def take_regions(vectors: Float[Tensor, "B R F"], index: Int64[Tensor, "B M"]) -> Tensor:
-    """Pick regions of each image by number, [B, M, F]."""
-    return vectors.gather(1, index.unsqueeze(2).expand(-1, -1, vectors.shape[2]))
+@functools.cache
+def _regions_and_stride(name: str, size_px: int) -> tuple[int, int]:
+    """Positions of the map of a full view, and pixels a side that each stands for."""
+    with torch.no_grad(), torch.device("meta"):  # shapes, no weights
+        backbone = build_backbone(name, size_px=size_px)
+        feature_map = backbone(torch.zeros(2, 3, size_px, size_px)).map
+    return feature_map[0, 0].numel(), backbone.stride
 
 
 @torch.no_grad()
@@ -255,21 +249,15 @@ class Vicregl(Method):
         first, second = (projector(one.flatten(0, 1)).unflatten(0, one.shape[:2]) for one in maps)
         return first, second
 
-    @torch.no_grad()
     def _pairs(
         self, views: list[Views], features: list[Features], regions: tuple[Tensor, Tensor]
     ) -> tuple[list[RegionPairs], list[RegionPairs]]:
         """Pairs by location and pairs by features, each from both views to the other."""
-        rows, cols = features[0].map.shape[2:]
-        centers = [one.region_centers(rows, cols).flatten(1, 2) for one in views[:2]]
-        # by differences, since products would round equal distances to unequal ones
-        far = torch.cdist(centers[0], centers[1], compute_mode="donot_use_mm_for_euclid_dist")
-        unlike = torch.cdist(regions[0], regions[1])
-        num_kept = max(1, round(self.config.local_best_frac * rows * cols))
-        num_alike = rows * cols if self.config.local_keep_all_features else num_kept
-        return (
-            [nearest_pairs(far, num_kept), nearest_pairs(far.mT, num_kept)],
-            [nearest_pairs(unlike, num_alike), nearest_pairs(unlike.mT, num_alike)],
+        return pair_regions(
+            [regions_of(*both).centers for both in zip(views[:2], features[:2], strict=True)],
+            regions,
+            best_frac=self.config.local_best_frac,
+            keep_all_features=self.config.local_keep_all_features,
         )
 
     def _paired_loss(

@@ -1,0 +1,90 @@
+"""First-order matching of regions: each is told from those of all other images of the batch.
+
+Letters used in shapes:
+    B: images of this process.
+    R: regions of a view.
+    F: length of a projection.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lvmmed.augment.views import Views
+from lvmmed.models.backbones import Features
+from lvmmed.models.heads import Projector
+from lvmmed.ssl.batch_assignment import BatchAssignment
+from lvmmed.ssl.regions import RegionPairs, pair_regions, regions_of, take_regions
+
+Assign = Callable[[Tensor, Tensor], BatchAssignment]
+"""Matches the rows of one matrix with those of another, row i with row i."""
+
+
+def match_regions(
+    views: list[Views],
+    features: list[Features],
+    projector: Projector,
+    *,
+    best_frac: float,
+    num_pairs: int,
+    assign: Assign,
+    generator: torch.Generator,
+) -> BatchAssignment:
+    """Match regions of the first view with their partners in the second, over the whole batch.
+
+    A region's partner is the one whose centre is nearest in the image, or the one whose projection
+    is nearest; both are searched from both views, and the nearest pairs are kept. The first pairs
+    of all images are matched as a batch of images is (without edges), then the second pairs, and
+    so on: a region has to be told from regions of other images, not from its neighbours.
+
+    Args:
+        views: two views of the same images; where they were cut from says which regions are near.
+        features: of both views.
+        projector: of single regions.
+        best_frac: share of the regions whose pairs are kept, in 0..1; at least one is.
+        num_pairs: pairs that are matched, drawn among those; fewer where fewer are kept.
+        assign: matches one pair of all images.
+        generator: of that draw; in the same state on all processes.
+
+    Returns:
+        Means of loss and accuracy over all matchings, four times `num_pairs`.
+
+    Source:
+        Pairs as in Bardes et al. 2022 (VICRegL), section 3; to match them is ours.
+    """
+    regions = [regions_of(*both) for both in zip(views[:2], features[:2], strict=True)]
+    vectors = [
+        projector(one.features.float().flatten(0, 1)).unflatten(0, one.features.shape[:2])
+        for one in regions
+    ]
+    by_location, by_features = pair_regions(
+        [one.centers for one in regions], vectors, best_frac=best_frac
+    )
+    num_kept = by_location[0].own.shape[1]
+    drawn = torch.randperm(num_kept, generator=generator, device=generator.device)[:num_pairs]
+    assigned = [
+        assign(*rows)
+        for forth, back in (by_location, by_features)
+        for number in drawn.sort().values.tolist()
+        for rows in (
+            _paired_rows(vectors[0], vectors[1], forth, number),
+            _paired_rows(vectors[1], vectors[0], back, number),
+        )
+    ]
+    return BatchAssignment(
+        loss=torch.stack([one.loss for one in assigned]).mean(),
+        accuracy=torch.stack([one.accuracy for one in assigned]).mean(),
+    )
+
+
+def _paired_rows(
+    own: Float[Tensor, "B R F"], other: Float[Tensor, "B R F"], pairs: RegionPairs, number: int
+) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F"]]:
+    """The `number`-th pair of every image: its region in the one view and in the other."""
+    place = slice(number, number + 1)
+    return (
+        take_regions(own, pairs.own[:, place]).squeeze(1),
+        take_regions(other, pairs.partner[:, place]).squeeze(1),
+    )
