@@ -204,3 +204,29 @@ def test_the_watch_for_memory_sees_all_pairs_of_regions_of_all_channels(generato
     one, other = (torch.randn(1, 4, 3, 5, generator=generator) for _ in range(2))
     with NothingLargerThan(4**2 * 3**2), pytest.raises(AssertionError, match="makes"):
         one[:, :, :, None, None] * other[:, None, None]
+
+
+@pytest.mark.parametrize("keep_all", [False, True])
+def test_for_the_backward_pass_no_pairs_of_regions_are_kept(generator, keep_all, monkeypatch):
+    num_nodes, num_regions, dim = 16, 49, 8
+    shape = (1, num_nodes, num_regions)
+    maps = [torch.randn(*shape, dim, generator=generator).requires_grad_() for _ in range(2)]
+    centers = [torch.rand(*shape, 2, generator=generator) for _ in range(2)]
+    # four nodes at a time
+    monkeypatch.setattr(affinity, "CHUNK_NUMBERS", 4 * num_nodes * num_regions**2)
+    kept = {}
+
+    def keep(values):
+        kept[values.untyped_storage().data_ptr()] = values  # alive, or its address would be reused
+        return values
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda values: values):
+        found = local_affinity(*maps, *centers, keep_all_features=keep_all)
+    num_bytes = sum(values.untyped_storage().nbytes() for values in kept.values())
+    # eight bytes for each place: 20 of 49 regions by location, both ways, and as many (or all 49)
+    # by feature; beside them a few times the maps
+    places = 8 * num_nodes**2 * (2 * 20 + 2 * (49 if keep_all else 20))
+    assert places <= num_bytes < places + 6 * 4 * maps[0].numel() + 1000
+    assert num_bytes < 0.2 * 4 * num_nodes**2 * num_regions**2
+    found.sum().backward()
+    assert all(torch.isfinite(one.grad).all() for one in maps)

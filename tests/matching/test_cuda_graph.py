@@ -54,6 +54,14 @@ def test_replays_give_what_solve_gives_for_every_problem_and_shape(has_generator
 
 
 @pytest.mark.gpu
+def test_without_an_effort_each_size_gets_the_default_of_solve():
+    solver = GraphedSolve(device=CUDA)
+    for n in (10, 20):
+        problem = problem_of(2, n)
+        assert torch.equal(solver(*problem).permutation, solve(*problem).permutation)
+
+
+@pytest.mark.gpu
 def test_a_result_outlives_the_next_replay():
     solver = GraphedSolve(device=CUDA, restarts=2, iterations=4)
     first = solver(*problem_of(2, 10, 0))

@@ -1,26 +1,22 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lvmmed.matching import search_choice
 from lvmmed.matching.search_choice import (
     check_kernel,
     exact_instance,
     has_passed,
+    is_kernel_wanted,
+    objection_to_kernel,
     search_labels,
-    should_use_kernel,
 )
+from lvmmed.matching.solver import solve
 from lvmmed.matching.tabu import tabu_search
 from lvmmed.matching.terms import DenseTerms
 from lvmmed.types import InputError
 
-GOOD = {
-    "switch": "1",
-    "device_type": "cuda",
-    "dtype": torch.float32,
-    "num_nodes": 16,
-    "is_dense": True,
-    "has_triton": True,
-}
+GOOD = {"dtype": torch.float32, "num_nodes": 16, "is_dense": True, "has_triton": True}
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 
@@ -35,30 +31,74 @@ def fresh(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("switch", "device_type", "expected"),
     [
-        ({}, True),
-        ({"num_nodes": 2}, True),
-        ({"num_nodes": 32}, True),
-        ({"switch": None}, False),
-        ({"switch": ""}, False),
-        ({"switch": "0"}, False),
-        ({"device_type": "cpu"}, False),
-        ({"device_type": "mps"}, False),
-        ({"dtype": torch.float64}, False),
-        ({"num_nodes": 1}, False),
-        ({"num_nodes": 33}, False),
-        ({"is_dense": False}, False),
-        ({"has_triton": False}, False),
+        ("1", "cuda", True),
+        ("1", "cpu", False),
+        ("1", "mps", False),
+        ("0", "cuda", False),
+        ("", "cuda", False),
+        (None, "cuda", False),
     ],
 )
-def test_the_kernel_serves_only_where_all_conditions_hold(changes, expected):
-    assert should_use_kernel(**{**GOOD, **changes}) is expected
+def test_the_kernel_is_wanted_where_the_switch_is_on_and_the_device_is_its_own(
+    switch, device_type, expected
+):
+    assert is_kernel_wanted(switch, device_type) is expected
 
 
 def test_another_value_of_the_switch_is_refused():
     with pytest.raises(InputError, match="LVMMED_TRITON: got 'yes', need 0"):
-        should_use_kernel(**{**GOOD, "switch": "yes"})
+        is_kernel_wanted("yes", "cuda")
+
+
+@pytest.mark.parametrize("num_nodes", [2, 16, 32])
+def test_nothing_is_said_against_what_the_kernel_takes(num_nodes):
+    assert objection_to_kernel(**{**GOOD, "num_nodes": num_nodes}) is None
+
+
+REASONS = [
+    ({"has_triton": False}, "Triton is not installed"),
+    ({"num_nodes": 33}, "graphs have N = 33 nodes, it takes at most 32"),
+    ({"dtype": torch.float64}, "affinities are torch.float64, it takes torch.float32"),
+    ({"is_dense": False}, "the batch is too large for a table"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), REASONS)
+def test_each_reason_against_the_kernel_is_given(changes, reason):
+    assert objection_to_kernel(**{**GOOD, **changes}).startswith(reason)
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(("changes", "reason"), REASONS)
+def test_a_kernel_that_was_asked_for_and_cannot_serve_is_told_once(monkeypatch, changes, reason):
+    given = {**GOOD, **changes}
+    monkeypatch.setenv("LVMMED_TRITON", "1")
+    monkeypatch.setattr(search_choice, "_has_triton", lambda: given["has_triton"])
+    monkeypatch.setattr(search_choice, "has_passed", lambda *_: True)
+    if not given["is_dense"]:
+        monkeypatch.setattr("lvmmed.matching.terms.DENSE_BYTES", 0)
+    n = given["num_nodes"]
+    # fake tensors of a GPU (none is needed) have shapes only
+    with FakeTensorMode():
+        vertex = torch.empty(1, n, n, device="cuda", dtype=given["dtype"])
+        edge = torch.empty(1, n, n, device="cuda", dtype=given["dtype"])
+        graph = torch.empty(1, n, 1, dtype=torch.int64, device="cuda")
+        with pytest.warns(RuntimeWarning, match=f"kernel for matching is not used: {reason}"):
+            found = solve(vertex, edge, graph, graph, restarts=2, iterations=2)
+        assert found.permutation.shape == (1, n)
+        solve(vertex, edge, graph, graph, restarts=2, iterations=2)  # a second would be an error
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_graph_of_one_node_needs_no_kernel_and_no_warning(monkeypatch):
+    monkeypatch.setenv("LVMMED_TRITON", "1")
+    monkeypatch.setattr(search_choice, "_has_triton", lambda: False)
+    with FakeTensorMode():
+        one = torch.empty(1, 1, 1, device="cuda")
+        graph = torch.full((1, 1, 1), -1, device="cuda")
+        assert solve(one, one, graph, graph, restarts=2, iterations=2).permutation.shape == (1, 1)
 
 
 def test_on_a_cpu_the_switch_changes_nothing(monkeypatch, generator):

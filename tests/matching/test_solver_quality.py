@@ -34,6 +34,12 @@ def gap_percent(problem, found, best, *, seed=0):
     return 100 * (best - found) / (best - random)
 
 
+def long_run(problem, restarts, iterations):
+    """Best objectives of a search with random numbers of its own."""
+    generator = torch.Generator().manual_seed(2)
+    return solve(*problem, restarts=restarts, iterations=iterations, generator=generator).objective
+
+
 @pytest.mark.parametrize("n", [2, 3, 5, 7])
 def test_solve_finds_the_best_of_all_permutations(n):
     problem = instances(6, n, signal=0.3, noise=0.3, seed=n)
@@ -55,14 +61,16 @@ def test_solve_finds_the_best_of_all_permutations_of_eight(signal):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signal", SIGNALS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_solve_is_optimal_on_all_eighty_instances_of_eight(signal, dtype):
-    problem = instances(16, 8, signal=signal, seed=11, dtype=dtype)
-    matching = solve(*problem)
-    best = [slow.exhaustive(*as_numpy(problem, graph))[1] for graph in range(16)]
-    expected = torch.tensor(best, dtype=dtype)
-    torch.testing.assert_close(matching.objective, expected, rtol=0, atol=1e-4)
+@pytest.mark.parametrize("edge_weight", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("noise", [0.05, 0.2])
+def test_solve_is_optimal_on_all_eighty_instances_of_eight(noise, edge_weight):
+    for signal in SIGNALS:
+        problem = instances(16, 8, signal=signal, noise=noise, edge_weight=edge_weight, seed=11)
+        best = [slow.exhaustive(*as_numpy(problem, graph))[1] for graph in range(16)]
+        for dtype, most in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+            given = [part.to(dtype) if part.is_floating_point() else part for part in problem]
+            expected = torch.tensor(best, dtype=dtype)
+            torch.testing.assert_close(solve(*given).objective, expected, rtol=0, atol=most)
 
 
 @pytest.mark.slow
@@ -219,58 +227,34 @@ def test_long_runs_find_known_optima_of_dense_instances(n):
     assert (matching.objective > -1e-9).sum() >= 18
 
 
-@pytest.mark.parametrize("n", [16, 32])
-def test_the_default_effort_comes_close_to_a_long_run(n):
-    # embeddings of an untrained encoder, noise of training: the hard case
-    problem = instances(4, n, signal=0.0, edge_weight=0.2, seed=n, dtype=torch.float32)
-    found = solve(*problem).objective
-    best = torch.maximum(solve(*problem, restarts=48, iterations=120).objective, found)
-    assert gap_percent(problem, found, best).mean().item() <= (0.2 if n == 16 else 2.0)
-
-
 @pytest.mark.parametrize("signal", [0.0, 0.8])
-def test_the_papers_noise_leaves_half_a_percent_to_a_long_run(signal):
-    # Gumbel noise of scale 1 on cosines, edges as heavy as nodes, graphs of 16
+@pytest.mark.parametrize(("noise", "most"), [(1.0, 0.5), (0.1, 0.2), (0.05, 0.2)])
+def test_the_papers_setting_leaves_little_to_a_long_run(signal, noise, most):
+    # Gumbel noise on cosines, edges as heavy as nodes, graphs of 16
     problem = instances(
-        6, 16, signal=signal, noise=1.0, edge_weight=1.0, seed=9, dtype=torch.float32
+        4, 16, signal=signal, noise=noise, edge_weight=1.0, seed=9, dtype=torch.float32
     )
     found = solve(*problem).objective
-    best = torch.maximum(solve(*problem, restarts=48, iterations=600).objective, found)
-    assert gap_percent(problem, found, best).mean().item() <= 0.5
-    relaxed = torch.tensor([slow.frank_wolfe(*as_numpy(problem, graph))[1] for graph in range(6)])
-    assert (gap_percent(problem, found, best) <= gap_percent(problem, relaxed, best) + 1).all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.05, 0.2])
-@pytest.mark.parametrize(("n", "num_graphs", "most"), [(16, 12, 0.1), (32, 3, 1.0)])
-def test_mean_gap_to_a_long_run(noise, n, num_graphs, most):
-    gaps = []
-    for signal in SIGNALS:
-        for edge_weight in (0.2, 1.0):
-            problem = instances(
-                num_graphs, n, signal=signal, noise=noise, edge_weight=edge_weight, seed=7
-            )
-            problem = [part.float() if part.is_floating_point() else part for part in problem]
-            found = solve(*problem).objective
-            best = solve(*problem, restarts=48, iterations=300).objective
-            gaps.append(gap_percent(problem, found, torch.maximum(best, found)))
-    assert torch.cat(gaps).mean().item() <= most
+    best = torch.maximum(long_run(problem, 48, 600), found)
+    gaps = gap_percent(problem, found, best)
+    assert gaps.mean().item() <= most
+    relaxed = torch.tensor([slow.frank_wolfe(*as_numpy(problem, graph))[1] for graph in range(4)])
+    assert (gaps <= gap_percent(problem, relaxed, best) + 1).all()
 
 
 @pytest.mark.slow
 def test_the_effort_of_training_keeps_the_mean_gap_below_one_percent_when_signal_is_there():
     problem = instances(24, 16, signal=0.8, edge_weight=0.2, seed=3, dtype=torch.float32)
-    best = solve(*problem, restarts=48, iterations=300).objective
+    best = long_run(problem, 48, 300)
     cheap = solve(*problem, restarts=4, iterations=16).objective
     assert gap_percent(problem, cheap, torch.maximum(best, cheap)).mean().item() <= 1.0
 
 
 @pytest.mark.slow
 def test_sixty_four_nodes_stay_within_three_percent_of_a_long_run():
-    problem = instances(2, 64, signal=0.8, seed=4, dtype=torch.float32)
+    problem = instances(4, 64, signal=0.8, seed=4, dtype=torch.float32)
     found = solve(*problem, restarts=16, iterations=100).objective
-    best = solve(*problem, restarts=32, iterations=300).objective
+    best = long_run(problem, 32, 800)
     assert gap_percent(problem, found, torch.maximum(best, found)).mean().item() <= 3.0
 
 

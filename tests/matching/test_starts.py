@@ -8,6 +8,7 @@ from lvmmed.matching.starts import (
     force_padding,
     greedy_in_order,
     greedy_permutations,
+    jitter_of_last,
     masked_deviation,
     soft_starts,
 )
@@ -111,3 +112,19 @@ def test_the_deviation_ignores_rows_columns_and_padding_by_hand():
     mask = torch.tensor([[True, True, False]])
     assert masked_deviation(padded, mask).item() == pytest.approx(0.25)
     assert masked_deviation(torch.zeros(1, 1, 3, 3), None).item() == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(
+    ("num_nodes", "num_searches", "expected"),
+    [
+        (16, 4, 1.5),  # 48 x 4 / 256 is less than 1
+        (32, 16, 1.5),
+        (16, 8, 2.25),
+        (10, 4, 2.88),
+        (32, 32, 2.25),
+        (16, 32, 5.0),
+        (4, 4, 5.0),
+    ],
+)
+def test_noise_grows_where_many_searches_crowd_a_small_graph(num_nodes, num_searches, expected):
+    assert jitter_of_last(num_nodes, num_searches) == pytest.approx(expected)

@@ -19,6 +19,18 @@ def objective(vertex, edge, neighbors_s, neighbors_t, permutation):
     return float(total)
 
 
+def indicator(permutation, neighbors_s, neighbors_t):
+    """(v, w) of one graph: which nodes and pairs of edges a permutation matches, by loops."""
+    n, k = neighbors_s.shape
+    v, w = np.zeros((n, n)), np.zeros((n * k, n * k))
+    v[np.arange(n), permutation] = 1
+    for i, a, c, b in itertools.product(range(n), range(k), range(n), range(k)):
+        j, d = int(neighbors_s[i, a]), int(neighbors_t[c, b])
+        if j >= 0 and d >= 0 and permutation[i] == c and permutation[j] == d:
+            w[i * k + a, c * k + b] = 1
+    return v, w
+
+
 def pair_tables(edge, neighbors_s, neighbors_t):
     """{(i, j): table of what i -> c, j -> d pays}, both edge directions merged, i < j."""
     n, k = neighbors_s.shape

@@ -11,7 +11,10 @@ Letters used in shapes:
     D: channels of the feature map.
     k: neighbour slots of a node; Nk = N * k edge slots, edge (i, a) at index i * k + a.
     C: nodes of view s that are handled together.
+    K: chosen pairs of regions.
 """
+
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -22,7 +25,8 @@ from lvmmed.types import InputError
 
 CHUNK_NUMBERS = 2**24
 """Largest number of region pairs (s-regions x t-regions over the batch) that stand in memory at
-once: 64 MiB a matrix in single precision. Some five such matrices live at a time."""
+once: 64 MiB a matrix in single precision. Some five such matrices live at a time, in training too:
+for the backward pass only the places of the chosen pairs are kept."""
 
 SMALLEST_LENGTH = 1e-6
 """Vectors shorter than this have no direction: their cosines are 0, without gradient."""
@@ -118,10 +122,8 @@ def local_affinity(
             with torch.no_grad():
                 far = _squared_distances(centers_s[:, part], centers_t)
                 unlike = _squared_feature_distances(cosine, lengths_s[:, part], lengths_t)
-            rows.append(
-                0.5 * _both_directions(cosine, far, num_best)
-                + 0.5 * _both_directions(cosine, unlike, num_best_features)
-            )
+                places = [*_best_pairs(far, num_best), *_best_pairs(unlike, num_best_features)]
+            rows.append(_MeanOfChosen.apply(cosine, *places))
         return torch.cat(rows, 1)
 
 
@@ -149,27 +151,56 @@ def _edge_directions(
     return direction.masked_fill(absent, 0.0).flatten(1, 2)
 
 
-def _both_directions(
-    cosine: Float[Tensor, "B C R N R"], distance: Float[Tensor, "B C R N R"], num_best: int
-) -> Float[Tensor, "B C N"]:
-    """Mean cosine of the best region pairs from s to t and from t to s, averaged."""
-    forward = _best_pairs(cosine, distance, num_best)
-    backward = _best_pairs(cosine.transpose(2, 4), distance.transpose(2, 4), num_best)
-    return 0.5 * (forward + backward)
+class _MeanOfChosen(torch.autograd.Function):
+    """Mean over the chosen pairs of regions, then over the choices.
+
+    Plain indexing would keep all cosines for the backward pass; this keeps the places alone. No
+    place stands twice in a choice, so the sums of the backward pass have a fixed order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cosine: Tensor, *places: Tensor) -> Tensor:
+        """Average [B, C, R, N, R] at several [B, C, K, N] to [B, C, N]."""
+        ctx.save_for_backward(*places)
+        ctx.shape = cosine.shape
+        flat = cosine.flatten(2)
+        means = [torch.gather(flat, 2, at.flatten(2)).view_as(at).mean(2) for at in places]
+        return torch.stack(means).mean(0)
+
+    @staticmethod
+    def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:
+        """Give every chosen pair its share."""
+        (gradient,) = incoming
+        places = ctx.saved_tensors
+        spread = gradient.new_zeros(ctx.shape)
+        for at in places:
+            share = (gradient / (len(places) * at.shape[2])).unsqueeze(2).expand_as(at)
+            spread.flatten(2).scatter_add_(2, at.flatten(2), share.flatten(2))
+        return spread, *(None for _ in places)
 
 
 def _best_pairs(
-    cosine: Float[Tensor, "B C R N R"], distance: Float[Tensor, "B C R N R"], num_best: int
-) -> Float[Tensor, "B C N"]:
-    """Mean cosine over the `num_best` regions (dim 2) that have the nearest partner (dim 4)."""
-    with torch.no_grad():
-        partner = distance.argmin(-1, keepdim=True)
-        nearest = torch.gather(distance, -1, partner)
-    paired = torch.gather(cosine, -1, partner).squeeze(-1)  # [B, C, R, N]
-    if num_best == cosine.shape[2]:
-        return paired.mean(2)
-    kept = torch.argsort(nearest.squeeze(-1), dim=2, stable=True)[:, :, :num_best]
-    return torch.gather(paired, 2, kept).mean(2)
+    distance: Float[Tensor, "B C R N R"], num_best: int
+) -> tuple[Int64[Tensor, "B C K N"], Int64[Tensor, "B C K N"]]:
+    """Choose from s to t and from t to s; places count over the last three dimensions."""
+    num_nodes, num_regions = distance.shape[3:]
+    node = torch.arange(num_nodes, device=distance.device)
+    region_s, partner_t = _nearest_partners(distance, num_best)
+    region_t, partner_s = _nearest_partners(distance.transpose(2, 4), num_best)
+    return (
+        (region_s * num_nodes + node) * num_regions + partner_t,
+        (partner_s * num_nodes + node) * num_regions + region_t,
+    )
+
+
+def _nearest_partners(
+    distance: Float[Tensor, "B C R N R"], num_best: int
+) -> tuple[Int64[Tensor, "B C K N"], Int64[Tensor, "B C K N"]]:
+    """Find the `num_best` regions (dim 2) that have the nearest partner (dim 4), and the latter."""
+    partner = distance.argmin(-1, keepdim=True)
+    nearest = torch.gather(distance, -1, partner).squeeze(-1)  # [B, C, R, N]
+    region = torch.argsort(nearest, dim=2, stable=True)[:, :, :num_best]
+    return region, torch.gather(partner.squeeze(-1), 2, region)
 
 
 def _squared_distances(

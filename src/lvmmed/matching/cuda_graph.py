@@ -18,6 +18,7 @@ from lvmmed.matching.solver import (
     Matching,
     check_effort,
     draw_uniform,
+    effort_for,
     num_drawn,
     search,
     searchable,
@@ -57,14 +58,20 @@ class GraphedSolve:
 
     Args:
         device: where all problems will be.
-        restarts: searches in a graph, at least 1.
-        iterations: exchanges in a search, 0 or more.
+        restarts: searches in a graph, at least 1; None = the default of `solve` for the size.
+        iterations: exchanges in a search, 0 or more; None likewise.
 
     Raises:
         InputError: not a CUDA device, or restarts or iterations are too small.
     """
 
-    def __init__(self, *, device: torch.device, restarts: int = 32, iterations: int = 60) -> None:
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        restarts: int | None = None,
+        iterations: int | None = None,
+    ) -> None:
         if device.type != "cuda":
             raise InputError(f"device: got {device}, CUDA graphs need 'cuda'; elsewhere use solve")
         check_effort(restarts, iterations)
@@ -156,12 +163,13 @@ class GraphedSolve:
             neighbors_t=problem.neighbors_t.clone(),
             mask=None if problem.mask is None else problem.mask.clone(),
         )
-        vertex, effort = held.vertex_affinity, (self._restarts, self._iterations)
-        pattern = draw_uniform(num_drawn(vertex.shape[1], *effort), vertex, None)
+        vertex, num_nodes = held.vertex_affinity, held.vertex_affinity.shape[1]
+        restarts, iterations = effort_for(num_nodes, self._restarts, self._iterations)
+        pattern = draw_uniform(num_drawn(num_nodes, restarts, iterations), vertex, None)
         uniform = pattern.clone()
 
         def run() -> Matching:
-            return search(held, uniform, restarts=self._restarts, iterations=self._iterations)
+            return search(held, uniform, restarts=restarts, iterations=iterations)
 
         with torch.cuda.device(vertex.device):
             side = torch.cuda.Stream()  # type: ignore[no-untyped-call]

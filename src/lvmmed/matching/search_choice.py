@@ -2,7 +2,8 @@
 
 The kernel is off unless the environment sets LVMMED_TRITON=1: it agrees with the torch search in
 Triton's interpreter, on a CPU, and has not been run on a GPU yet. Even when it is on it serves only
-after a check on the device at hand; where it fails, a warning is given once and torch searches on.
+after a check on the device at hand. Where it cannot serve or fails the check, one warning tells why
+and torch searches on.
 
 Letters used in shapes:
     B: graphs in the batch; N: nodes of a graph; R: searches in a graph; T: iterations.
@@ -33,41 +34,47 @@ TOLERANCE = 1e-4
 """Largest relative difference of two objectives that passes the check."""
 
 
-def should_use_kernel(
-    *,
-    switch: str | None,
-    device_type: str,
-    dtype: torch.dtype,
-    num_nodes: int,
-    is_dense: bool,
-    has_triton: bool,
-) -> bool:
-    """Tell whether the kernel may serve, before any check on the device.
+def is_kernel_wanted(switch: str | None, device_type: str) -> bool:
+    """Tell whether the user asked for the kernel on a device of its kind.
 
     Args:
         switch: value of LVMMED_TRITON, None where it is not set.
         device_type: kind of device the tensors are on.
-        dtype: precision of the affinities.
-        num_nodes: nodes of a graph.
-        is_dense: whether the second-order terms are one table.
-        has_triton: whether Triton is installed.
 
     Returns:
-        True where it may.
+        True where it is to serve if it can; on other devices than CUDA the switch changes nothing.
 
     Raises:
         InputError: the switch is neither 0 nor 1.
     """
     if switch not in (None, "", "0", "1"):
         raise InputError(f"{SWITCH}: got {switch!r}, need 0 (torch search) or 1 (Triton kernel)")
-    return (
-        switch == "1"
-        and device_type == "cuda"
-        and dtype == torch.float32
-        and 2 <= num_nodes <= MAX_NODES
-        and is_dense
-        and has_triton
-    )
+    return switch == "1" and device_type == "cuda"
+
+
+def objection_to_kernel(
+    *, dtype: torch.dtype, num_nodes: int, is_dense: bool, has_triton: bool
+) -> str | None:
+    """Say why the kernel cannot serve, before any check on the device.
+
+    Args:
+        dtype: precision of the affinities.
+        num_nodes: nodes of a graph.
+        is_dense: whether the second-order terms are one table.
+        has_triton: whether Triton is installed.
+
+    Returns:
+        The reason, None where it may serve.
+    """
+    if not has_triton:
+        return "Triton is not installed"
+    if num_nodes > MAX_NODES:
+        return f"graphs have N = {num_nodes} nodes, it takes at most {MAX_NODES}"
+    if dtype != torch.float32:
+        return f"affinities are {dtype}, it takes torch.float32"
+    if not is_dense:
+        return "the batch is too large for a table of all pairs of assignments; use smaller batches"
+    return None
 
 
 def search_labels(
@@ -90,19 +97,28 @@ def search_labels(
     Returns:
         The best permutation that each search met.
     """
-    device, num_nodes = vertex_affinity.device, starts.shape[2]
-    may_serve = should_use_kernel(
-        switch=os.environ.get(SWITCH),
-        device_type=device.type,
+    if is_kernel_wanted(os.environ.get(SWITCH), vertex_affinity.device.type) and _may_serve(
+        terms, vertex_affinity
+    ):
+        assert isinstance(terms, DenseTerms)
+        return triton_tabu_search(terms, vertex_affinity, starts, tenures, mask=mask)
+    return tabu_search(terms, vertex_affinity, starts, tenures, mask=mask)
+
+
+def _may_serve(terms: PairTerms, vertex_affinity: Float[Tensor, "B N N"]) -> bool:
+    num_nodes = vertex_affinity.shape[1]
+    if num_nodes < 2:
+        return False  # nothing to search
+    objection = objection_to_kernel(
         dtype=vertex_affinity.dtype,
         num_nodes=num_nodes,
         is_dense=isinstance(terms, DenseTerms),
         has_triton=_has_triton(),
     )
-    if may_serve and has_passed(device, padded_nodes(num_nodes)):
-        assert isinstance(terms, DenseTerms)
-        return triton_tabu_search(terms, vertex_affinity, starts, tenures, mask=mask)
-    return tabu_search(terms, vertex_affinity, starts, tenures, mask=mask)
+    if objection is not None:
+        _warn(objection)
+        return False
+    return has_passed(vertex_affinity.device, padded_nodes(num_nodes))
 
 
 def check_kernel(device: torch.device, padded: int) -> float:

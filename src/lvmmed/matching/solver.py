@@ -24,10 +24,15 @@ from torch import Tensor
 
 from lvmmed.matching.checks import check_shapes, check_values
 from lvmmed.matching.graph import Problem, at_least_single, edges_present
+from lvmmed.matching.node_order import in_canonical_order
 from lvmmed.matching.search_choice import search_labels
 from lvmmed.matching.starts import force_padding, soft_starts
-from lvmmed.matching.terms import build_terms
+from lvmmed.matching.terms import build_terms, present_edge_affinity
 from lvmmed.types import InputError
+
+DEFAULT_RESTARTS, LEAST_ITERATIONS, PAIRS_PER_ITERATION = 32, 60, 5
+"""Default effort; a pair is a node and a label. Up to 16 nodes the mean gap to a long run is then
+below 0.1 %, at 32 below 1 %, whatever the signal (`benchmarks/solver_cpu.py`)."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ def solve(  # noqa: PLR0913 -- a problem of five tensors, two effort knobs and t
     neighbors_t: Int64[Tensor, "B N k"],
     *,
     mask: Bool[Tensor, "B N"] | None = None,
-    restarts: int = 32,
-    iterations: int = 60,
+    restarts: int | None = None,
+    iterations: int | None = None,
     generator: torch.Generator | None = None,
     check: bool | None = None,
 ) -> Matching:
@@ -65,12 +70,12 @@ def solve(  # noqa: PLR0913 -- a problem of five tensors, two effort knobs and t
 
     Every graph of a batch is searched with the same random numbers, so the result for a graph
     depends neither on its place nor on its companions (but for the length of the longest): solving
-    a batch equals solving its graphs one by one with generators in the same state. The numbers
-    belong to places, not to nodes: a graph that is relabelled, or padded to the length of a longer
-    companion, meets other numbers. It may then get another one of equally good matchings and,
-    where the search misses the best, a better or worse one. With the default effort that is rare
-    (3 of 96 graphs of 16 nodes whose embeddings carry hardly any signal, by up to 0.5 % of the
-    objective; none of 192 with more), with a cheaper search it is not.
+    a batch equals solving its graphs one by one with generators in the same state. Nor do the names
+    of the nodes matter: before the search the nodes of both views are sorted by their affinities,
+    so a relabelled graph is the same search under other names. Nodes that this cannot tell apart
+    (equal sums of affinities, such as collapsed features have) keep their order. A graph that is
+    padded to the length of a longer companion meets other random numbers; where the search misses
+    the best matching it may then find a better or worse one.
 
     Half precision is raised to single; single and double are kept. On a GPU nothing waits for the
     device (with k > 0, unless `check` is set) and all shapes are fixed, so the call can be captured
@@ -86,9 +91,10 @@ def solve(  # noqa: PLR0913 -- a problem of five tensors, two effort knobs and t
         neighbors_s: heads of the directed edges of view s, -1 where a slot is empty.
         neighbors_t: the same of view t.
         mask: True at real nodes; None when all are. Padded nodes map to themselves and pay nothing.
-        restarts: searches in a graph, at least 1. They help more than iterations. The defaults are
-            for quality; training gets by with an eighth of the work.
-        iterations: exchanges in a search, 0 or more; 0 only rounds the starts.
+        restarts: searches in a graph, at least 1; None = 32. The defaults are for quality; training
+            gets by with an eighth of the work.
+        iterations: exchanges in a search, 0 or more; 0 only rounds the starts. None = 60, or N * N
+            / 5 where that is more: from 18 nodes on.
         generator: source of the jitter of starts and tenures. None = a fixed pattern, so that the
             result is a function of the affinities alone.
         check: look at the values (finite, neighbours in range, distinct and no loops). None = on
@@ -107,6 +113,7 @@ def solve(  # noqa: PLR0913 -- a problem of five tensors, two effort knobs and t
     """
     check_effort(restarts, iterations)
     problem = searchable(vertex_affinity, edge_affinity, neighbors_s, neighbors_t, mask)
+    restarts, iterations = effort_for(vertex_affinity.shape[1], restarts, iterations)
     if check or (check is None and vertex_affinity.device.type == "cpu"):
         check_values(problem)
     if _has_no_edges(problem):
@@ -116,12 +123,23 @@ def solve(  # noqa: PLR0913 -- a problem of five tensors, two effort knobs and t
     return search(problem, uniform, restarts=restarts, iterations=iterations)
 
 
-def check_effort(restarts: int, iterations: int) -> None:
+def check_effort(restarts: int | None, iterations: int | None) -> None:
     """Refuse an effort that `solve` does not take."""
-    if restarts < 1:
+    if restarts is not None and restarts < 1:
         raise InputError(f"restarts: got {restarts}, need at least 1")
-    if iterations < 0:
+    if iterations is not None and iterations < 0:
         raise InputError(f"iterations: got {iterations}, need 0 or more")
+
+
+def effort_for(
+    num_nodes: int, restarts: int | None = None, iterations: int | None = None
+) -> tuple[int, int]:
+    """Give restarts and iterations, the default for so many nodes where None is given."""
+    if restarts is None:
+        restarts = DEFAULT_RESTARTS
+    if iterations is None:
+        iterations = max(LEAST_ITERATIONS, num_nodes**2 // PAIRS_PER_ITERATION)
+    return restarts, iterations
 
 
 def searchable(
@@ -172,10 +190,13 @@ def search(
     noise = -torch.log(-torch.log(jitter.view(restarts, n, n)))
     tenures = tenures.view(iterations, restarts, 2)
     with torch.autocast(vertex.device.type, enabled=False):
-        terms = build_terms(problem)
+        ordered = in_canonical_order(problem, vertex, present_edge_affinity(problem))
+        problem, vertex = ordered.problem, ordered.problem.vertex_affinity
+        terms = build_terms(problem, is_clean=True)
         starts = soft_starts(terms, vertex, noise, mask=problem.mask)
         candidates = search_labels(terms, vertex, starts, tenures, mask=problem.mask)
-        return _best_of(problem, candidates)
+        best = _best_of(problem, candidates)
+    return Matching(ordered.named(best.permutation), best.objective)
 
 
 def objective(

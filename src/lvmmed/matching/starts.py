@@ -14,8 +14,13 @@ from lvmmed.matching.terms import PairTerms
 NUM_ROUNDS = 8
 """Rounds of annealing. Twice as many give no better matchings after 60 exchanges at N = 16."""
 
-JITTER = 1.5
-"""Noise of the last search in units of the gradient's deviation; that of the first is 0."""
+JITTER = (1.5, 5.0)
+"""Range of the noise of the last search, in units of the gradient's deviation; the first has 0."""
+
+CROWDED = 48
+"""Searches times this, over N * N, is what the noise grows by where it is more than 1: many starts
+in a small graph meet in the same places. At N = 16 the gap of 32 searches of 60 exchanges falls to
+a half or less, at N = 32 and with few searches (4 of 16 exchanges) more noise would widen it."""
 
 LAST_TEMPERATURE = 0.02
 """Temperature of the last round in units of the gradient's deviation; the first has 1."""
@@ -56,7 +61,8 @@ def soft_starts(
     soft = _even_assignment(vertex_affinity, mask).unsqueeze(1)
     gradient = vertex + terms.soft(soft.flatten(2)).view(num_graphs, 1, n, n)
     spread = masked_deviation(gradient, mask)
-    amplitude = torch.linspace(0, JITTER, num_searches, device=noise.device, dtype=noise.dtype)
+    last = jitter_of_last(n, num_searches)
+    amplitude = torch.linspace(0, last, num_searches, device=noise.device, dtype=noise.dtype)
     shift = noise * amplitude.view(1, -1, 1, 1) * spread
     soft = soft.expand(-1, num_searches, -1, -1)
     prices = vertex_affinity.new_zeros(num_graphs, num_searches, 1, n)
@@ -71,6 +77,12 @@ def soft_starts(
         prices = prices + temperature * surplus
         soft = torch.lerp(soft, weights, 0.5)
     return greedy_in_order(weights, noise[:, 0].argsort(-1))
+
+
+def jitter_of_last(num_nodes: int, num_searches: int) -> float:
+    """Give the noise of the last search in units of the gradient's deviation."""
+    least, most = JITTER
+    return min(most, least * max(1.0, CROWDED * num_searches / num_nodes**2))
 
 
 def greedy_in_order(

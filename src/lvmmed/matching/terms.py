@@ -45,20 +45,21 @@ class PairTerms(Protocol):
         ...
 
 
-def build_terms(problem: Problem) -> PairTerms:
-    """Choose the layout by its size."""
+def build_terms(problem: Problem, *, is_clean: bool = False) -> PairTerms:
+    """Choose the layout by its size; a clean problem has zeros at absent edges already."""
     num_graphs, num_nodes, _ = problem.vertex_affinity.shape
     num_bytes = num_graphs * num_nodes**4 * problem.edge_affinity.element_size()
-    return DenseTerms(problem) if num_bytes <= DENSE_BYTES else EdgeTerms(problem)
+    layout = DenseTerms if num_bytes <= DENSE_BYTES else EdgeTerms
+    return layout(problem, is_clean=is_clean)
 
 
 class DenseTerms:
     """All pairs of assignments in one symmetric `table`, [B, NN, NN]."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, *, is_clean: bool = False) -> None:
         num_graphs, num_nodes, k = problem.neighbors_s.shape
         num_assignments = num_nodes**2
-        affinity = present_edge_affinity(problem)
+        affinity = problem.edge_affinity if is_clean else present_edge_affinity(problem)
         tails = torch.arange(num_nodes, device=affinity.device).repeat_interleave(k)
         heads_s = problem.neighbors_s.flatten(1).clamp_min(0)
         heads_t = problem.neighbors_t.flatten(1).clamp_min(0)
@@ -95,11 +96,11 @@ class DenseTerms:
 class EdgeTerms:
     """Edge pairs only; two tables say which edge joins two nodes."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, *, is_clean: bool = False) -> None:
         num_graphs, num_nodes, k = problem.neighbors_s.shape
         num_edges = num_nodes * k
         self._num_nodes, self._k = num_nodes, k
-        self._affinity = present_edge_affinity(problem)
+        self._affinity = problem.edge_affinity if is_clean else present_edge_affinity(problem)
         # row and column `num_edges` mean "no such edge" and pay nothing
         padded = torch.nn.functional.pad(self._affinity, (0, 1, 0, 1))
         self._padded = padded.flatten(1)
