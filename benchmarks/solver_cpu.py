@@ -8,7 +8,7 @@ on a batch of eight graphs, all efforts in turn; with one thread that is the wal
 core.
 
     python benchmarks/solver_cpu.py                         # 16 and 32 nodes, some 12 minutes
-    python benchmarks/solver_cpu.py --out                   # and keeps files and the picture
+    python benchmarks/solver_cpu.py --out                   # and keeps files and a picture
     python benchmarks/solver_cpu.py --nodes 16 --graphs 4   # a quick look
 """
 
@@ -261,11 +261,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    results = {}
     for num_nodes in args.nodes:
         num_graphs = args.graphs or GRAPHS.get(num_nodes, 8)
         found = measure(num_nodes, num_graphs, tuple(args.long), args.repeats)
-        results[num_nodes] = found["rows"]
         load = os.getloadavg()
         print(
             f"\nN = {num_nodes}, {num_graphs} graphs in each of {len(CELLS)} cells, long run "
@@ -276,6 +274,7 @@ def main() -> None:
             args.out.mkdir(parents=True, exist_ok=True)
             facts = {
                 "date": date,
+                "nodes": num_nodes,
                 "machine": {
                     "torch": torch.__version__,
                     "cpu": platform.processor() or platform.machine(),
@@ -290,7 +289,11 @@ def main() -> None:
             path.write_text(json.dumps(facts, indent=1))
             print(f"written to {path}")
     if args.out is not None:
-        draw(results, args.out / f"{date}-solver-cpu.png")
+        kept = [
+            json.loads(path.read_text()) for path in args.out.glob(f"{date}-solver-cpu-n*.json")
+        ]
+        results = {facts["nodes"]: facts["rows"] for facts in kept}
+        draw(dict(sorted(results.items())), args.out / f"{date}-solver-cpu.png")
 
 
 if __name__ == "__main__":
