@@ -22,6 +22,7 @@ STAGES = {
     "solve": "solve",
     "loss": "loss and its gradient",
     "batch": "matching of the whole batch",
+    "region_matching": "matching of regions",
     "rest": "all else",
     "backward": "backward",
 }
@@ -107,6 +108,7 @@ class Sizes:
         layers: graph convolutions.
         map_bytes: of one number of the map.
         effort: restarts and iterations of the search.
+        region_matchings: of the whole batch, one pair of regions of each image at a time.
     """
 
     images: int
@@ -120,6 +122,7 @@ class Sizes:
     layers: int
     map_bytes: int
     effort: tuple[int, int]
+    region_matchings: int
 
 
 def demands(sizes: Sizes) -> dict[str, tuple[float, float]]:
@@ -129,7 +132,8 @@ def demands(sizes: Sizes) -> dict[str, tuple[float, float]]:
     count twice their multiplications, backward twice the products of its stages. The local term
     goes back through the pairs of regions that were chosen, some 0.4 of them in each of two
     directions and two branches. The search reads four rows of the table of pairs and the entries
-    that an exchange touches. Of the matching of the whole batch only the cosines count.
+    that an exchange touches. Of the matching of the whole batch only the cosines count, of that of regions
+    also their projections and the distances that pair them.
     """
     s, g, n, f = sizes, sizes.graphs, sizes.nodes, sizes.projection
     nodes, edges = 2 * g * n * f, n * s.neighbors
@@ -143,6 +147,9 @@ def demands(sizes: Sizes) -> dict[str, tuple[float, float]]:
         "global": 2.0 * g * n * n * f,
         "edges": 2.0 * g * edges * edges * f,
         "batch": 2.0 * s.images * s.batch_part * f,
+        "region_matching": 2.0 * maps * f
+        + 2.0 * s.images * s.regions**2 * f
+        + 2.0 * s.region_matchings * s.images * s.batch_part * f,
     }
     made = {"global": g * n * n, "edges": g * edges * edges}
     floats = {
@@ -154,6 +161,10 @@ def demands(sizes: Sizes) -> dict[str, tuple[float, float]]:
         "noise": sum(made.values()),
         "loss": 3 * sum(made.values()),
         "batch": 2 * s.images * f + s.images * s.batch_part,
+        "region_matching": maps
+        + s.width * f
+        + 2 * s.images * s.regions * f
+        + s.region_matchings * s.images * s.batch_part,
         "solve": (4 * n * n + 2 * (2 * n - 3)) * iterations * restarts * g,
     }
     local_bytes = partitions * maps * s.map_bytes
@@ -205,9 +216,14 @@ def make_rows(
     rates: dict[str, float],
     encoder_ms: float,
 ) -> list[dict[str, Any]]:
-    """One row a stage: time, share of the encoder's step, bytes, operations and floor."""
+    """One row a stage: time, share of the encoder's step, bytes, operations and floor.
+
+    Stages that the method does not have took no time and get no row.
+    """
     rows = []
     for name, label in STAGES.items():
+        if not stages[name]:
+            continue
         num_bytes, operations = needed.get(name, (0.0, 0.0))
         by_bytes = num_bytes / rates["gb_per_s"] / 1e6
         by_operations = operations / rates["gflop_per_s"] / 1e6

@@ -4,8 +4,8 @@ All in one run, on one batch. Bandwidth and matmul rate are measured first; the 
 what it must at least read, write and compute (`layer_stages.demands`) over them. Then, in turn,
 whole steps with the layer and without it (encode two views, backward, update; the loss without it
 is the sum of the features). Then the layer alone, from features that were encoded before, stage by
-stage: graphs, message passing, affinities, noise, solve, matching of the whole batch, and the way
-back to the features. The layer's share is that of its time alone, and what it adds to whole steps;
+stage: graphs, message passing, affinities, noise, solve, matching of the whole batch and of regions, and
+the way back to the features. The layer's share is that of its time alone, and what it adds to whole steps;
 the larger one is judged. On a GPU also the peak memory of both steps.
 
     python benchmarks/matching_layer.py --bf16 --compile --out FILE.json
@@ -55,6 +55,7 @@ def watched(method: LvmMed, stages: Stages) -> Iterator[None]:
         (lvm_med, "matching_loss", "loss"),
         (imle, "solve", "solve"),
         (lvm_med, "batch_assignment_loss", "batch"),
+        (lvm_med, "match_regions", "region_matching"),
     ]
     if method.message_passing is not None:
         parts.append((method.message_passing, "forward", "messages"))
@@ -71,7 +72,7 @@ class Step:
         settings = [f"views.size={arguments.size}", f"train.batch_size={arguments.batch_size}"]
         if arguments.partitions is not None:
             settings.append(f"method.partitions={arguments.partitions}")
-        config = resolve_config("lvm-med", settings)
+        config = resolve_config(arguments.recipe, settings)
         assert isinstance(config.method, LvmMedConfig)
         self.config, self.device, self.is_bf16 = config.method, device, arguments.bf16
         facts = RunFacts(
@@ -156,6 +157,7 @@ class Step:
             layers=config.message_passing_layers,
             map_bytes=features[0].map.element_size(),
             effort=(config.solver_restarts, config.solver_iterations),
+            region_matchings=4 * config.region_pairs if config.region_weight else 0,
         )
 
 
@@ -274,6 +276,7 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, An
 def main() -> None:
     """Measure and, with --out, keep the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--recipe", default="lvm-med", help="lvm-med or lvm-med-regions")
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=256)

@@ -121,7 +121,8 @@ class TrainConfig(Settings):
     clip_norm: float | None = Field(None, gt=0)
     """Largest gradient norm; none = no clipping."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the encoder; auto = bf16 where the GPU has it, else fp32."""
+    """Arithmetic of the encoder; auto = bf16 where the GPU has it, else fp32. A processor without
+    bf16 runs bf16 in fp32, and warns."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     deterministic: bool = False

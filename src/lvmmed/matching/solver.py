@@ -16,12 +16,11 @@ Letters used in shapes:
 
 from dataclasses import dataclass
 
-import numpy as np
-import scipy.optimize
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from lvmmed.matching.assignment import assign
 from lvmmed.matching.checks import check_shapes, check_values
 from lvmmed.matching.graph import Problem, at_least_single, edges_present
 from lvmmed.matching.node_order import in_canonical_order
@@ -283,10 +282,7 @@ def _assign_exactly(problem: Problem) -> Int64[Tensor, "B 1 N"]:
     scores = force_padding(problem.vertex_affinity.unsqueeze(1), problem.mask).squeeze(1)
     # labels in a mixed order: among equals the identity must not be favoured
     order = draw_uniform(scores.shape[1], scores, None).argsort()
-    shuffled = scores[:, :, order].cpu().numpy()
-    labels = [scipy.optimize.linear_sum_assignment(one, maximize=True)[1] for one in shuffled]
-    found = torch.from_numpy(np.stack(labels)).to(order.device, torch.int64)
-    return order[found].unsqueeze(1)
+    return order[assign(scores[:, :, order])].unsqueeze(1)
 
 
 def _best_of(problem: Problem, candidates: Int64[Tensor, "B R N"]) -> Matching:

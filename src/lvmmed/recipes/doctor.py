@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from lvmmed.engine.device import processor_has_bf16
+
 CORE_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pydicom", "nibabel", "pyarrow")
 DECODERS = {"openjpeg": "JPEG 2000", "rle": "RLE", "libjpeg": "JPEG lossless and JPEG-LS"}
 
@@ -54,14 +56,18 @@ def _accelerator() -> Finding:
         return Finding(
             subject="accelerator",
             is_good=True,
-            found="none; runs on the processor",
+            found=f"none; runs on the processor, {_bf16(has_it=processor_has_bf16())}",
             advice="small encoders and views (resnet18 at 64 px) train on a processor; "
             "ResNet-50 at 224 px wants a GPU",
         )
     properties = torch.cuda.get_device_properties(0)
-    has_bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: runs in fp32"
-    found = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {has_bf16}"
+    arithmetic = _bf16(has_it=torch.cuda.is_bf16_supported())
+    found = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {arithmetic}"
     return Finding(subject="accelerator", is_good=True, found=found)
+
+
+def _bf16(*, has_it: bool) -> str:
+    return "bf16" if has_it else "no bf16: runs in fp32"
 
 
 def _decoder(plugin: str, what: str) -> Finding:

@@ -326,6 +326,7 @@ class _Run:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_s": self.elapsed_s(),
             "device": device_name(self.learner.device),
+            "precision": self.learner.precision,
             "data_fingerprint": self.store.fingerprint,
         }
 

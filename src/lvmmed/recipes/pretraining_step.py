@@ -28,8 +28,9 @@ from lvmmed.types import Card
 class Learner:
     """Encoder, method and optimiser of a run; computes losses and carries the training state.
 
-    `start` is the card of the weights that training starts from. The encoder lies channels last in
-    memory, which is what convolutions are fastest with on processors and GPUs.
+    `start` is the card of the weights that training starts from, `precision` the arithmetic that
+    the encoder runs in ("fp32" or "bf16"). The encoder lies channels last in memory, which is what
+    convolutions are fastest with on processors and GPUs.
     """
 
     def __init__(self, config: RunConfig, device: torch.device, facts: RunFacts) -> None:
@@ -53,11 +54,12 @@ class Learner:
         self.device = device
         self.optimizer = build_optimizer(self._model, config.train)
         self._config = config
-        self._is_bf16 = uses_bf16(config.train.precision, device)
+        self.precision = "bf16" if uses_bf16(config.train.precision, device) else "fp32"
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """Autocast of the encoder: bf16 where the run uses it."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._is_bf16)
+        is_bf16 = self.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bf16)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs to go on as if nothing had happened."""

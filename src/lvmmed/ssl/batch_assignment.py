@@ -1,6 +1,7 @@
 """First-order matching of a whole batch: each image is told from all others, without edges.
 
 Letters used in shapes:
+    M: matchings, each of its own pair of views.
     B: images of this process.
     A: images of all processes.
     F: length of a projection.
@@ -22,20 +23,20 @@ from lvmmed.ssl.noise_free import solve_noise_free
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchAssignment:
-    """What the assignment of a batch gives.
+    """What the assignments of a batch give.
 
     Attributes:
-        loss: twice the share of wrong images; carries the gradient.
-        accuracy: share of images assigned right, under noise and margin.
+        loss: twice the share of wrong images, the mean over matchings; carries the gradient.
+        accuracy: share of images assigned right in each matching, under noise and margin.
     """
 
     loss: Float[Tensor, ""]
-    accuracy: Float[Tensor, ""]
+    accuracy: Float[Tensor, " M"]
 
 
 def batch_assignment_loss(
-    nodes_s: Float[Tensor, "B F"],
-    nodes_t: Float[Tensor, "B F"],
+    nodes_s: Float[Tensor, "M B F"],
+    nodes_t: Float[Tensor, "M B F"],
     *,
     size: int,
     noise: float,
@@ -52,8 +53,8 @@ def batch_assignment_loss(
     gradient as the matching of graphs, divided by the number of images.
 
     Args:
-        nodes_s: projections of the first view.
-        nodes_t: projections of the second view, in the same order.
+        nodes_s: projections of the first view of each matching.
+        nodes_t: projections of its second view, in the same order.
         size: images assigned at once; a larger batch is cut, as the time grows with the cube.
         noise: scale of the Gumbel noise on the cosines.
         is_relative: the scale counts in standard deviations of the cosines.
@@ -67,16 +68,22 @@ def batch_assignment_loss(
     Source:
         Paper equations 4 to 6 without edges. Matching a whole batch is ours.
     """
-    joined = [torch.split(all_gather(nodes), size) for nodes in (nodes_s, nodes_t)]
-    loss, num_right, num_images = nodes_s.new_zeros(()), nodes_s.new_zeros(()), 0
+    joined = [
+        torch.split(all_gather(nodes.transpose(0, 1)).transpose(0, 1), size, dim=1)
+        for nodes in (nodes_s, nodes_t)
+    ]
+    num_matchings, num_images = len(nodes_s), 0
+    loss, num_right = nodes_s.new_zeros(()), nodes_s.new_zeros(num_matchings)
     for part_s, part_t in zip(*joined, strict=True):
-        affinity = global_affinity(part_s.unsqueeze(0), part_t.unsqueeze(0))
+        affinity = global_affinity(part_s, part_t)
         problem = Problem.of_nodes(affinity).repeated(num_samples)
         gumbel = draw_gumbel(
             problem.vertex_affinity.shape, generator=generator, device=affinity.device
         )
         # one image has no deviation, and nothing to be told from
-        unit = affinity.detach().std(correction=0).nan_to_num() if is_relative else 1.0
+        unit = affinity.detach().flatten(1).std(1, correction=0) if is_relative else None
+        if unit is not None:
+            gumbel = unit.nan_to_num().repeat(num_samples).view(-1, 1, 1) * gumbel
         result = matching_loss(
             torch.nan_to_num(problem.vertex_affinity),
             problem.edge_affinity,
@@ -85,11 +92,13 @@ def batch_assignment_loss(
             noise=noise,
             margin=margin,
             lambda_=math.inf,
-            vertex_noise=unit * gumbel,
+            vertex_noise=gumbel,
         )
-        loss = loss + len(part_s) * result.loss
-        num_right = num_right + len(part_s) - result.hamming.sum() / 2 / num_samples
-        num_images += len(part_s)
+        num_nodes = part_s.shape[1]
+        num_wrong = result.hamming.view(num_samples, num_matchings).mean(0) / 2
+        loss = loss + num_nodes * result.loss
+        num_right = num_right + num_nodes - num_wrong
+        num_images += num_nodes
     return BatchAssignment(loss=loss / num_images, accuracy=num_right / num_images)
 
 

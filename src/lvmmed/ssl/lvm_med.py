@@ -136,7 +136,7 @@ class LvmMed(Method):
                 part = self.config.batch_weight * assigned.loss
                 total = total + part
                 terms["batch_matching_loss"] = part.detach()
-                metrics["batch_accuracy_perturbed"] = assigned.accuracy
+                metrics["batch_accuracy_perturbed"] = assigned.accuracy[0]  # of the full views
             if self.region_projector is not None:
                 matched = match_regions(
                     views,
@@ -150,7 +150,7 @@ class LvmMed(Method):
                 part = self.config.region_weight * matched.loss
                 total = total + part
                 terms["region_matching_loss"] = part.detach()
-                metrics["region_accuracy_perturbed"] = matched.accuracy
+                metrics["region_accuracy_perturbed"] = matched.accuracy.mean()
         # the solver sees finite numbers only: a nan or inf must still reach the loss
         spoilt = 0.0 * sum(
             problem.vertex_affinity.sum() + problem.edge_affinity.sum() for problem in problems
@@ -315,14 +315,14 @@ class LvmMed(Method):
     def _batch_loss(
         self, nodes: list[Tensor], *, step: int, generator: torch.Generator
     ) -> BatchAssignment:
-        """Match each full view (the first two) with every later view; the mean over those pairs."""
-        assigned = [
-            self._assign(nodes[first], nodes[second], step=step, generator=generator)
+        """Match each full view (the first two) with every later view."""
+        pairs = [
+            (nodes[first], nodes[second])
             for first in range(2)
             for second in range(first + 1, len(nodes))
         ]
-        loss = torch.stack([one.loss for one in assigned]).mean()
-        return BatchAssignment(loss=loss, accuracy=assigned[0].accuracy)
+        rows_s, rows_t = (torch.stack(side) for side in zip(*pairs, strict=True))
+        return self._assign(rows_s, rows_t, step=step, generator=generator)
 
     def _assign(
         self, rows_s: Tensor, rows_t: Tensor, *, step: int, generator: torch.Generator

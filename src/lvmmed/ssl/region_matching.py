@@ -1,6 +1,7 @@
 """First-order matching of regions: each is told from those of all other images of the batch.
 
 Letters used in shapes:
+    M: matchings, each of one pair of regions of all images.
     B: images of this process.
     R: regions of a view.
     F: length of a projection.
@@ -19,7 +20,7 @@ from lvmmed.ssl.batch_assignment import BatchAssignment
 from lvmmed.ssl.regions import RegionPairs, pair_regions, regions_of, take_regions
 
 Assign = Callable[[Tensor, Tensor], BatchAssignment]
-"""Matches the rows of one matrix with those of another, row i with row i."""
+"""Matches the rows of matrices [M, B, F] with those of others, row i with row i."""
 
 
 def match_regions(
@@ -45,11 +46,11 @@ def match_regions(
         projector: of single regions.
         best_frac: share of the regions whose pairs are kept, in 0..1; at least one is.
         num_pairs: pairs that are matched, drawn among those; fewer where fewer are kept.
-        assign: matches one pair of all images.
+        assign: matches pairs of all images, [M, B, F] with [M, B, F].
         generator: of that draw; in the same state on all processes.
 
     Returns:
-        Means of loss and accuracy over all matchings, four times `num_pairs`.
+        Mean loss of all matchings, four times `num_pairs`, and the accuracy of each.
 
     Source:
         Pairs as in Bardes et al. 2022 (VICRegL), section 3; to match them is ours.
@@ -64,19 +65,14 @@ def match_regions(
     )
     num_kept = by_location[0].own.shape[1]
     drawn = torch.randperm(num_kept, generator=generator, device=generator.device)[:num_pairs]
-    assigned = [
-        assign(*rows)
-        for forth, back in (by_location, by_features)
+    rows = [
+        _paired_rows(vectors[first], vectors[1 - first], pairs[first], number)
+        for pairs in (by_location, by_features)
         for number in drawn.sort().values.tolist()
-        for rows in (
-            _paired_rows(vectors[0], vectors[1], forth, number),
-            _paired_rows(vectors[1], vectors[0], back, number),
-        )
+        for first in range(2)
     ]
-    return BatchAssignment(
-        loss=torch.stack([one.loss for one in assigned]).mean(),
-        accuracy=torch.stack([one.accuracy for one in assigned]).mean(),
-    )
+    rows_s, rows_t = (torch.stack(side) for side in zip(*rows, strict=True))
+    return assign(rows_s, rows_t)
 
 
 def _paired_rows(
