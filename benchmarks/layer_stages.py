@@ -132,8 +132,8 @@ def demands(sizes: Sizes) -> dict[str, tuple[float, float]]:
     count twice their multiplications, backward twice the products of its stages. The local term
     goes back through the pairs of regions that were chosen, some 0.4 of them in each of two
     directions and two branches. The search reads four rows of the table of pairs and the entries
-    that an exchange touches. Of the matching of the whole batch only the cosines count, of that of regions
-    also their projections and the distances that pair them.
+    that an exchange touches. Of the matching of the whole batch only the cosines count, of that of
+    regions also their projections and the distances that pair them.
     """
     s, g, n, f = sizes, sizes.graphs, sizes.nodes, sizes.projection
     nodes, edges = 2 * g * n * f, n * s.neighbors

@@ -4,9 +4,9 @@ All in one run, on one batch. Bandwidth and matmul rate are measured first; the 
 what it must at least read, write and compute (`layer_stages.demands`) over them. Then, in turn,
 whole steps with the layer and without it (encode two views, backward, update; the loss without it
 is the sum of the features). Then the layer alone, from features that were encoded before, stage by
-stage: graphs, message passing, affinities, noise, solve, matching of the whole batch and of regions, and
-the way back to the features. The layer's share is that of its time alone, and what it adds to whole steps;
-the larger one is judged. On a GPU also the peak memory of both steps.
+stage: graphs, message passing, affinities, noise, solve, matching of the whole batch and of
+regions, and the way back to the features. The layer's share is that of its time alone, and what it
+adds to whole steps; the larger one is judged. On a GPU also the peak memory of both steps.
 
     python benchmarks/matching_layer.py --bf16 --compile --out FILE.json
     python benchmarks/matching_layer.py --backbone resnet10t --size 48 --batch-size 64

@@ -12,9 +12,7 @@ from lvmmed.matching.assignment import assign, prices
 def _scores(num, size, *, seed=0, signal=1.0, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
     first, noise = torch.randn(2, num, size, 32, generator=generator)
-    views = [
-        torch.nn.functional.normalize(rows, dim=2) for rows in (first, signal * first + noise)
-    ]
+    views = [torch.nn.functional.normalize(rows, dim=2) for rows in (first, signal * first + noise)]
     return scale * (views[0] @ views[1].mT - torch.eye(size))
 
 

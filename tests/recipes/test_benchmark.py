@@ -212,6 +212,7 @@ def test_cells_of_another_version_and_device_are_named_and_warned_of(finished, d
     told = json.loads((out / "result.json").read_text())
     assert len(told["versions"]) == 1
     assert told["devices"] == ["cpu"]
+    assert told["precisions"] == ["fp32"]
     assert not any("cells come from" in line for line in finished.lines())
     (path,) = out.glob("cells/simclr-*--phantoms-*/environment.json")
     changed = {**json.loads(path.read_text()), "commit": "f" * 40, "device": "NVIDIA H100"}

@@ -118,8 +118,8 @@ def test_seeds_that_a_figure_is_without_are_counted_and_named():
 COMMITS = ("0.1.0+" + "0123456789ab" * 3 + "cdef", "0.1.0+" + "f" * 40 + "-dirty")
 
 
-def _from(versions, devices):
-    origin = Origin(versions=versions, devices=devices)
+def _from(versions, devices, precisions=()):
+    origin = Origin(versions=versions, devices=devices, precisions=precisions)
     return make_table((A,), (ACCURACY,), [make_score(A, ACCURACY, 0.8)], origin=origin)
 
 
@@ -142,6 +142,13 @@ def test_cells_of_several_versions_and_devices_are_one_warning():
     assert mixture_sentences(table) == (text,)
     assert warning_lines(table) == (f"warning: {text}",)
     assert benchmark_sentences(table, ())[-1] == f"Warning: {text}."
+
+
+def test_runs_in_several_precisions_are_a_warning():
+    table = _from(((COMMITS[0], 3),), (("cpu", 3),), (("bf16", 2), ("fp32", 1)))
+    (text,) = mixture_sentences(table)
+    assert text.startswith("cells come from 2 precisions: bf16 (2 cells) and fp32 (1 cell); ")
+    assert "Precisions: bf16 (2 cells) and fp32 (1 cell)." in origin_sentences(table)
 
 
 def test_several_devices_alone_are_a_warning_too():

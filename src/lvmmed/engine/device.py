@@ -70,7 +70,7 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
 
 def processor_has_bf16() -> bool:
     """Whether oneDNN, which computes convolutions here, has kernels for bf16 on this processor."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 -- nothing public
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @contextmanager

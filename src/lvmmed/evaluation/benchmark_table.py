@@ -282,10 +282,12 @@ class Origin:
     Attributes:
         versions: of this package, with the commit where it is known; that of most cells first.
         devices: such as "cpu"; that of most cells first.
+        precisions: that pre-training ran in, "fp32" or "bf16", whatever was asked for.
     """
 
     versions: tuple[tuple[str, int], ...] = ()
     devices: tuple[tuple[str, int], ...] = ()
+    precisions: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,7 +305,7 @@ class BenchmarkTable:
         costs: cost of each trained encoder.
         runs: every pre-training that is done, where they are known.
         rate_choices: learning rates tried, where they were.
-        origin: versions and devices behind the cells, where they are known.
+        origin: versions, devices and precisions behind the cells, where they are known.
         num_resamples: bootstrap resamples behind the intervals.
         num_flips: sign flips behind the p-values.
     """

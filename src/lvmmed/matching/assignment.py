@@ -79,6 +79,6 @@ def prices(
     return of_rows * PRICE_TEMPERATURE, of_columns * PRICE_TEMPERATURE
 
 
-def _assign_one(scores: "np.ndarray[tuple[int, int], np.dtype[np.floating]]") -> np.ndarray:  # type: ignore[type-arg]
-    found: np.ndarray = scipy.optimize.linear_sum_assignment(scores, maximize=True)[1]  # type: ignore[type-arg]
+def _assign_one(scores: np.ndarray) -> np.ndarray:
+    found: np.ndarray = scipy.optimize.linear_sum_assignment(scores, maximize=True)[1]
     return found

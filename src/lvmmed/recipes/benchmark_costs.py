@@ -18,11 +18,18 @@ OF_BATCHES = "train"
 
 
 def cell_origin(cells: Sequence[Cell]) -> Origin:
-    """Count the finished cells of each version of this package and of each device."""
-    found = [cell.folder.read_json(ENVIRONMENT) for cell in cells if cell.folder.is_finished]
+    """Count the finished cells of each version of this package, device and precision."""
+    done = [cell.folder for cell in cells if cell.folder.is_finished]
+    found = [folder.read_json(ENVIRONMENT) for folder in done]
+    results = [folder.read_json(RESULT) for folder in done]
     versions = Counter(_version(one) for one in found if "lvmmed" in one)
     devices = Counter(str(one["device"]) for one in found if "device" in one)
-    return Origin(versions=_most_first(versions), devices=_most_first(devices))
+    precisions = Counter(str(one["precision"]) for one in results if "precision" in one)
+    return Origin(
+        versions=_most_first(versions),
+        devices=_most_first(devices),
+        precisions=_most_first(precisions),
+    )
 
 
 def _version(environment: Mapping[str, Any]) -> str:

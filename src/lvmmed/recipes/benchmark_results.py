@@ -217,6 +217,7 @@ def _result(
         "wall_s": sum(result["wall_s"] for result in done),
         "versions": [name for name, _ in origin.versions],
         "devices": [name for name, _ in origin.devices],
+        "precisions": [name for name, _ in origin.precisions],
     }
 
 

@@ -87,7 +87,7 @@ def benchmark_sentences(table: BenchmarkTable, ranked: Sequence[RankedMethods]) 
 
     Returns:
         What was measured, who ranks best, how the reference stands against the others, and whether
-        cells come from several versions or devices.
+        cells come from several versions, devices or precisions.
     """
     methods = dict.fromkeys(encoder.method for encoder in table.encoders)
     tasks = dict.fromkeys(column.task for column in table.columns)

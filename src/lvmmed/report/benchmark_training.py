@@ -129,31 +129,42 @@ def warning_rows(table: BenchmarkTable) -> tuple[tuple[str, str, str], ...]:
 
 
 def warning_lines(table: BenchmarkTable) -> tuple[str, ...]:
-    """The same, a line a warning, and one where cells do not come from one version and device."""
+    """The same, a line a warning, and one where the cells' origins are mixed."""
     alarms = (f"{cost.encoder.label}, {text}" for cost in table.costs for text in cost.warnings)
     return tuple(f"warning: {text}" for text in (*alarms, *mixture_sentences(table)))
 
 
 def origin_sentences(table: BenchmarkTable) -> tuple[str, ...]:
-    """Name every version and device that cells were computed with, and how many cells each."""
+    """Name every version, device and precision behind the cells, and how many cells each."""
     return tuple(
-        f"{noun}: {_origins(found)}."
-        for noun, found in (("Versions", table.origin.versions), ("Devices", table.origin.devices))
+        f"{noun.capitalize()}s: {_origins(found)}."
+        for noun, found in _origins_by_noun(table)
         if found
     )
 
 
 def mixture_sentences(table: BenchmarkTable) -> tuple[str, ...]:
-    """Warn in one sentence of cells that come from several versions or devices."""
+    """Warn in one sentence of cells that come from several versions, devices or precisions."""
     parts = [
         f"{counted(len(found), noun)}: {_origins(found)}"
-        for noun, found in (("version", table.origin.versions), ("device", table.origin.devices))
+        for noun, found in _origins_by_noun(table)
         if len(found) > 1
     ]
     if not parts:
         return ()
     remedy = "rows may differ for that alone; give another --out to run all cells on one footing"
     return (f"cells come from {', and from '.join(parts)}; {remedy}",)
+
+
+def _origins_by_noun(
+    table: BenchmarkTable,
+) -> tuple[tuple[str, Sequence[tuple[str, int]]], ...]:
+    origin = table.origin
+    return (
+        ("version", origin.versions),
+        ("device", origin.devices),
+        ("precision", origin.precisions),
+    )
 
 
 def _origins(found: Sequence[tuple[str, int]]) -> str:
