@@ -10,7 +10,8 @@ Volumes whose bytes are in the store that encoders were trained on (--seen) are 
     python benchmarks/slice_retrieval.py RUN [RUN ...] --volumes DIR [--seen STORE] --size 48 \
         [--views 4] [--seed 0] [--out FILE.json]
 
-RUN: what `lvmmed probe --weights` takes; "random" is an untrained encoder of the others' backbone.
+RUN: what `lvmmed probe --weights` takes; "random" is an untrained encoder of the others' backbone,
+and a file of weights without a card is read as one of that backbone too.
 """
 
 import argparse
@@ -142,22 +143,26 @@ def mean_scorer(values: np.ndarray) -> Scorer:
     return scorer
 
 
+def has_card(weights: str) -> bool:
+    """Whether weights say themselves what backbone they are of."""
+    return (Path(weights) / "card.json").is_file()
+
+
 def backbone_of(weights: Sequence[str]) -> str:
     """Name the backbone of the first run that has a card."""
-    for one in weights:
-        if (Path(one) / "card.json").is_file():
-            return read_card(Path(one) / "card.json").backbone
+    for one in filter(has_card, weights):
+        return read_card(Path(one) / "card.json").backbone
     raise SystemExit("random: give at least one run folder beside it, whose backbone it takes")
 
 
 def measure(
-    arguments: argparse.Namespace, volumes: Sequence[Volume], untrained: str | None
+    arguments: argparse.Namespace, volumes: Sequence[Volume], shared: str | None
 ) -> dict[str, np.ndarray]:
-    """Table [volumes, names] of every encoder; `untrained` is the backbone of "random"."""
+    """Table [volumes, names] of every encoder; `shared` is the backbone of those without a card."""
     settings = ViewsConfig(size=arguments.size)
     tables = {}
     for weights in arguments.runs:
-        backbone = untrained if weights == "random" else None
+        backbone = None if has_card(weights) else shared
         encoder = load_encoder(
             weights, backbone=backbone, size_px=arguments.size, seed=arguments.seed
         ).backbone.eval()
@@ -258,7 +263,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args(words)
     torch.set_num_threads(1)
-    untrained = backbone_of(arguments.runs) if "random" in arguments.runs else None
+    shared = None if all(map(has_card, arguments.runs)) else backbone_of(arguments.runs)
     seen = set(Store.open(arguments.seen).column("sha256")) if arguments.seen else set()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "store"
@@ -266,7 +271,7 @@ def main(words: Sequence[str] | None = None) -> None:
         volumes, num_seen = read_volumes(Store.open(out), seen)
     if not volumes:
         raise SystemExit(f"{arguments.volumes}: no volume that was not trained on")
-    tables = measure(arguments, volumes, untrained)
+    tables = measure(arguments, volumes, shared)
     encoders, differences = summarise(tables, volumes)
     result = {
         **provenance(),
