@@ -79,6 +79,11 @@ def test_every_figure_follows_from_the_cases(run):
     for trial in result["chosen_on_val"]:
         found = result["metrics"]["val"]["linear.dice"]["per_seed"][trial["seed"]]
         assert trial["val_dice"] == pytest.approx(found)
+        scores = {one["C"]: one["val_dice"] for one in trial["tried"]}
+        assert sorted(scores) == result["grid"]["C"]
+        # the best, and among equals the strongest penalty
+        best = max(scores.values())
+        assert trial["C"] == min(c for c, dice in scores.items() if dice == best)
 
 
 def test_blocks_that_can_be_seen_are_found(run):

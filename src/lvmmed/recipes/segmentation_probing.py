@@ -177,7 +177,8 @@ def _facts(card: Card, trials: Sequence[MapTrial], images: LabelledImages) -> di
                 "num_train": trial.num_train,
                 "num_positions": trial.num_positions,
                 "C": trial.probe.strength,
-                "val_dice": trial.val_dice,
+                "val_dice": trial.val_scores[trial.probe.strength],
+                "tried": [{"C": c, "val_dice": dice} for c, dice in trial.val_scores.items()],
             }
             for trial in trials
         ],

@@ -91,7 +91,7 @@ class MapTrial:
         num_positions: positions of their maps it was fitted on.
         map_size: rows and columns of a map.
         probe: that of the grid with the best mean Dice on val, at a tie the strongest penalty.
-        val_dice: its mean Dice on val.
+        val_scores: every strength tried, in the order of the grid -> mean Dice on val.
         num_unconverged: fits of the grid that ran into the step limit.
         overlaps: split -> scores of the cases of val and of the test splits.
     """
@@ -102,7 +102,7 @@ class MapTrial:
     num_positions: int
     map_size: tuple[int, int]
     probe: MapProbe
-    val_dice: float
+    val_scores: dict[float, float]
     num_unconverged: int
     overlaps: dict[str, Overlaps]
 
@@ -169,11 +169,16 @@ def run_map_trials(
             num_positions=len(draw.positions.index),
             map_size=(rows, cols),
             probe=probe,
-            val_dice=float(found["val"].dice.mean()),
+            val_scores={
+                fit.strength: float(scored.dice.mean())
+                for fit, scored in zip(grid, scores, strict=True)
+            },
             num_unconverged=sum(not fit.is_converged for fit in grid),
             overlaps=found,
         )
-        for draw, probe, found, grid in zip(draws, chosen, overlaps, grids, strict=True)
+        for draw, probe, found, grid, scores in zip(
+            draws, chosen, overlaps, grids, on_val, strict=True
+        )
     ]
 
 
