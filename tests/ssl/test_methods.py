@@ -485,7 +485,7 @@ def test_two_processes_give_the_loss_and_gradients_of_one_on_the_joined_batch(
         for got, expected in zip(one["gradients"], alone["gradients"], strict=True):
             for a, b in zip(got, expected, strict=True):
                 # small entries of a tensor carry the rounding of its large ones
-                rounding = 2e-5 + 2e-4 * float(b.abs().max())
+                rounding = 2e-5 + 1e-3 * float(b.abs().max())
                 torch.testing.assert_close(a, b, atol=rounding, rtol=2e-3)
         for key, value in alone["state"].items():
             torch.testing.assert_close(one["state"][key], value, atol=2e-5, rtol=2e-3)
