@@ -488,7 +488,7 @@ def test_two_processes_give_the_loss_and_gradients_of_one_on_the_joined_batch(
                 rounding = 2e-5 + 1e-3 * float(b.abs().max())
                 torch.testing.assert_close(a, b, atol=rounding, rtol=2e-3)
         for key, value in alone["state"].items():
-            torch.testing.assert_close(one["state"][key], value, atol=2e-5, rtol=2e-3)
+            torch.testing.assert_close(one["state"][key], value, atol=2e-4, rtol=2e-3)
 
 
 @every_method
