@@ -1,5 +1,8 @@
 """What the two-process tests of tests/ssl run in each rank."""
 
+import dataclasses
+from unittest.mock import patch
+
 import torch
 from reference.ssl_batches import build_method, small_backbone
 
@@ -10,13 +13,18 @@ from lvmmed.ssl.table import METHODS
 from lvmmed.ssl.variance_covariance import VicregWeights, vicreg
 
 
+@patch.object(torch.Tensor, "float", torch.Tensor.double)  # heads raise features to single
 def method_loss(name, fields, views, backbone_name):
-    """Loss, gradients and state after two steps of a method on this rank's rows of a batch."""
+    """Loss, gradients and state after two steps of a method on this rank's rows of a batch.
+
+    In double precision: in single, the order of a sum decides on which side of a ReLU's kink a
+    feature falls, and gradients differ by percents on one processor and not on another.
+    """
+    views = [dataclasses.replace(view, images=view.images.double()) for view in views]
     backbone = small_backbone(name=backbone_name)
     num_small = len(views) - 2
     method = build_method(name, fields, backbone, num_images=len(views[0]), num_small=num_small)
-    model = torch.nn.ModuleDict({"backbone": backbone, "method": method})
-    make_smooth(model)
+    model = torch.nn.ModuleDict({"backbone": backbone, "method": method}).double()
     share_batch_norm(model)
     own = distributed.local_slice(len(views[0]))
     mine = [view[own] for view in views]
@@ -40,15 +48,6 @@ def method_loss(name, fields, views, backbone_name):
         optimizer.step()
         method.after_step(step, backbone)
     return {"losses": losses, "gradients": gradients, "state": method.state_dict()}
-
-
-def make_smooth(module):
-    """Put SiLU in place of ReLU, at whose kink two orders of a sum get different gradients."""
-    for name, part in list(module.named_children()):
-        if isinstance(part, torch.nn.ReLU):
-            setattr(module, name, torch.nn.SiLU())
-        else:
-            make_smooth(part)
 
 
 def method_losses(cases):

@@ -481,14 +481,14 @@ def test_two_processes_give_the_loss_and_gradients_of_one_on_the_joined_batch(
     """Two steps, so that what teachers, queues and centres carry over is compared as well."""
     alone = method_loss(*_arguments_in_ranks(variant))
     for one in (answers[variant] for answers in answers_of_two_processes):
-        torch.testing.assert_close(one["losses"], alone["losses"], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one["losses"], alone["losses"], atol=1e-8, rtol=1e-7)
         for got, expected in zip(one["gradients"], alone["gradients"], strict=True):
             for a, b in zip(got, expected, strict=True):
                 # small entries of a tensor carry the rounding of its large ones
-                rounding = 2e-5 + 1e-3 * float(b.abs().max())
-                torch.testing.assert_close(a, b, atol=rounding, rtol=2e-3)
+                rounding = 1e-8 + 1e-7 * float(b.abs().max())
+                torch.testing.assert_close(a, b, atol=rounding, rtol=1e-6)
         for key, value in alone["state"].items():
-            torch.testing.assert_close(one["state"][key], value, atol=2e-4, rtol=2e-3)
+            torch.testing.assert_close(one["state"][key], value, atol=1e-7, rtol=1e-6)
 
 
 @every_method

@@ -18,7 +18,7 @@ from lvmmed.distributed import all_gather
 from lvmmed.matching.affinity import global_affinity
 from lvmmed.matching.graph import Problem
 from lvmmed.matching.imle import draw_gumbel, matching_loss
-from lvmmed.ssl.noise_free import solve_noise_free
+from lvmmed.ssl.noise_free import affinity_std_of_graphs, solve_noise_free
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,10 +80,8 @@ def batch_assignment_loss(
         gumbel = draw_gumbel(
             problem.vertex_affinity.shape, generator=generator, device=affinity.device
         )
-        # one image has no deviation, and nothing to be told from
-        unit = affinity.detach().flatten(1).std(1, correction=0) if is_relative else None
-        if unit is not None:
-            gumbel = unit.nan_to_num().repeat(num_samples).view(-1, 1, 1) * gumbel
+        if is_relative:
+            gumbel = affinity_std_of_graphs(problem).nan_to_num().view(-1, 1, 1) * gumbel
         result = matching_loss(
             torch.nan_to_num(problem.vertex_affinity),
             problem.edge_affinity,
