@@ -7,6 +7,7 @@ import scipy.optimize
 import torch
 
 from lvmmed.matching.assignment import assign, prices
+from lvmmed.matching.starts import force_padding
 
 
 def _scores(num, size, *, seed=0, signal=1.0, scale=1.0):
@@ -53,6 +54,15 @@ def test_prices_of_a_clear_assignment_meet_its_scores():
 def test_equal_scores_still_give_a_permutation(with_prices):
     found = assign(torch.zeros(3, 9, 9), with_prices=with_prices)
     assert (found.sort(1).values == torch.arange(9)).all()
+
+
+def test_padded_nodes_keep_to_themselves_and_leave_the_others_alone_with_prices_too():
+    scores, mask = _scores(4, 12, signal=0.5), torch.arange(12).expand(4, -1) < 9
+    forced = force_padding(scores.unsqueeze(1), mask).squeeze(1)
+    found = assign(forced, with_prices=True)
+    assert (found[:, 9:] == torch.arange(9, 12)).all()
+    for one, columns in zip(scores[:, :9, :9].numpy(), found[:, :9].numpy(), strict=True):
+        assert (scipy.optimize.linear_sum_assignment(one, maximize=True)[1] == columns).all()
 
 
 def test_threads_change_nothing():

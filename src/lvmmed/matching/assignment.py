@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 PRICE_TEMPERATURE, PRICE_ROUNDS = 0.02, 20
-"""Of `prices`, in units of cosine; four to five times less time in scipy at N = 256."""
+"""Of `prices`, in units of cosine; they halve the time of scipy (`benchmarks/assignment.py`)."""
 
 
 @torch.no_grad()
@@ -28,9 +28,8 @@ def assign(
 
     Args:
         scores: finite.
-        with_prices: take `prices` off first. That changes no solution, and spares the processor
-            most of its search. None = on a GPU, where they cost next to nothing; on a processor
-            they cost what they save.
+        with_prices: take `prices` off first. That changes no solution, and halves the search.
+            None = on a GPU, which finds them; on a processor they cost more than they save.
 
     Returns:
         Column of each row.
@@ -38,11 +37,7 @@ def assign(
     if with_prices is None:
         with_prices = scores.device.type != "cpu"
     if with_prices:
-        exact = scores.double()
-        of_rows, of_columns = prices(scores)
-        scores = exact - of_rows.double() - of_columns.double()
-        scores = scores - scores.amax(2, keepdim=True)
-        scores = scores - scores.amax(1, keepdim=True)
+        scores = less_prices(scores)
     matrices = scores.cpu().numpy()
     num_threads = min(len(matrices), torch.get_num_threads())
     if num_threads > 1:
@@ -51,6 +46,21 @@ def assign(
     else:
         columns = [_assign_one(one) for one in matrices]
     return torch.from_numpy(np.stack(columns)).to(scores.device, torch.int64)
+
+
+def less_prices(scores: Float[Tensor, "B N N"]) -> Float[Tensor, "B N N"]:
+    """Take `prices` off, then what is largest in each row and column; the same solutions.
+
+    Args:
+        scores: finite.
+
+    Returns:
+        In double precision, at most 0.
+    """
+    of_rows, of_columns = prices(scores)
+    left = scores.double() - of_rows.double() - of_columns.double()
+    left = left - left.amax(2, keepdim=True)
+    return left - left.amax(1, keepdim=True)
 
 
 def prices(
