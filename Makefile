@@ -22,8 +22,7 @@ demo: $(STAMP)  ## the whole main job on embedded data; ends with demo/report.ht
 	$(BIN)/lvmmed demo --out demo
 
 test: check  ## all checks and all tests, the slow ones too
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "$(QUICK)"
-	$(BIN)/python -m pytest -q --durations=15 -m "not ($(QUICK))"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15
 
 test-fast: $(STAMP)  ## the quick tests only
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "$(QUICK)"

@@ -1,9 +1,14 @@
-"""What a method adds to the step of its encoder: ratio of two times measured in turn.
+"""What a method adds to the step of its encoder, measured by parts.
 
-Full step: encode the views, loss, backward, `after_step` (no optimiser). Encoder alone: the same
-encoding and a backward pass from the sum of its features, and the teacher's forward pass where the
-method has one (of one view for MoCo, else of both). Median over repeats, the two in turn, so that a
-busy machine slows both.
+encoder_ms: encoding the views, and a backward pass from the sum of the features. teacher_ms: the
+teacher's forward pass where the method has one (of one view for MoCo, else of both). method_ms: the
+loss of features that are there (a teacher's forward pass within), its gradient at those features,
+and `after_step`. The whole step is the encoder's and the method's part (no optimiser), and
+
+    ratio = (encoder_ms + method_ms) / (encoder_ms + teacher_ms)
+
+Medians over repeats, the parts in turn, so that a busy machine slows all. A method's part is small
+beside an encoder's: measured by itself, noise in the encoder's time does not drown it.
 
 What a method with a memory (DeepCluster) does beside its steps is not in `ratio` but in columns of
 its own, of a store of 20 batches. `remember_ms`: one batch of the pass over all images before step
@@ -32,11 +37,12 @@ from provenance import provenance
 
 from lvmmed.augment.views import Views, apply_views, draw_views, pad_images
 from lvmmed.config import ViewsConfig
-from lvmmed.models.backbones import Backbone, build_backbone
+from lvmmed.models.backbones import Backbone, Features, build_backbone
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.ssl.method import Method, MethodContext, RunFacts, encode_views
 from lvmmed.ssl.table import METHODS
 
+RECIPES = [*METHODS, "lvm-med-regions"]
 STEPS_PER_EPOCH = 20
 """Batches of the store that a method's memory is filled with."""
 
@@ -57,13 +63,14 @@ def make_views(
     return made
 
 
-def measure(name: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Time one method."""
+def measure(recipe: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Time the method of a recipe."""
+    config = resolve_config(
+        recipe, [f"views.size={arguments.size}", f"train.batch_size={arguments.batch_size}"]
+    )
+    name = config.method.name
     row = METHODS[name]
     backbone_name = arguments.vit if name == "mae" else arguments.backbone
-    config = resolve_config(
-        name, [f"views.size={arguments.size}", f"train.batch_size={arguments.batch_size}"]
-    )
     num_small = config.views.small_crops
     facts = RunFacts(
         backbone=backbone_name,
@@ -83,7 +90,6 @@ def measure(name: str, arguments: argparse.Namespace, device: torch.device) -> d
     views = make_views(arguments.batch_size, config.views, num_small, device)
     index = torch.arange(arguments.batch_size, device=device)
     views = [dataclasses.replace(view, image_index=index) for view in views]
-    teacher = getattr(method, "teacher", None)
 
     def sync() -> None:
         if device.type == "cuda":
@@ -92,53 +98,78 @@ def measure(name: str, arguments: argparse.Namespace, device: torch.device) -> d
     def arithmetic() -> Any:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=arguments.bf16)
 
-    def full() -> None:
+    has_teacher = getattr(method, "teacher", None) is not None
+    num_taught = (1 if name == "moco" else 2) if has_teacher else 0
+    parts = step_parts(method, backbone, views, arithmetic, num_taught=num_taught)
+    times = timed(parts, model, sync, arguments.repeats)
+    if row.needs_memory:
+        epoch = epoch_of_views(arguments.batch_size, config.views, device)
+        costs = memory_times(method, backbone, epoch, arithmetic, sync, arguments.repeats)
+        times = with_clusters({**times, **costs})
+    return {"recipe": recipe, "backbone": backbone_name, "small_crops": num_small, **times}
+
+
+def step_parts(
+    method: Method,
+    backbone: Backbone,
+    views: list[Views],
+    arithmetic: Callable[[], AbstractContextManager[Any]],
+    *,
+    num_taught: int,
+) -> dict[str, Callable[[], None]]:
+    """The parts of a step as calls without arguments, under the names of their times."""
+
+    def encode() -> list[Features]:
         with arithmetic():
-            features = method.encode(backbone, views, generator=torch.Generator().manual_seed(0))
+            return method.encode(backbone, views, generator=torch.Generator().manual_seed(0))
+
+    def encoder() -> None:
+        torch.stack([one.pooled.float().sum() for one in encode()]).sum().backward()
+
+    def teacher() -> None:
+        if num_taught:
+            with torch.no_grad(), arithmetic():
+                encode_views(backbone, views[:num_taught])
+
+    with torch.no_grad():
+        encoded = encode()
+
+    def of_method() -> None:
+        features = [
+            dataclasses.replace(one, map=leaf(one.map), pooled=leaf(one.pooled)) for one in encoded
+        ]
+        with arithmetic():
             output = method.training_loss(
                 views, features, step=50, generator=torch.Generator().manual_seed(0)
             )
         output.total.backward()
         method.after_step(50, backbone)
 
-    def alone() -> None:
-        with arithmetic():
-            features = method.encode(backbone, views, generator=torch.Generator().manual_seed(0))
-            if teacher is not None:
-                with torch.no_grad():
-                    encode_views(backbone, views[:1] if name == "moco" else views[:2])
-        total = sum(one.pooled.float().sum() for one in features)
-        assert isinstance(total, torch.Tensor)
-        total.backward()
+    return {"encoder_ms": encoder, "teacher_ms": teacher, "method_ms": of_method}
 
-    times = timed({"full": full, "alone": alone}, model, sync, arguments.repeats)
-    if row.needs_memory:
-        epoch = epoch_of_views(arguments.batch_size, config.views, device)
-        costs = memory_times(method, backbone, epoch, arithmetic, sync, arguments.repeats)
-        times = with_clusters({**times, **costs})
-    return {"method": name, "backbone": backbone_name, "small_crops": num_small, **times}
+
+def leaf(values: torch.Tensor) -> torch.Tensor:
+    """The same numbers, where a backward pass ends."""
+    return values.detach().requires_grad_()
 
 
 def timed(
-    steps: dict[str, Callable[[], None]],
+    parts: dict[str, Callable[[], None]],
     model: torch.nn.Module,
     sync: Callable[[], None],
     repeats: int,
 ) -> dict[str, float]:
-    """Run the steps in turn; median milliseconds of each, and the median ratio of pairs."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    """Run the parts in turn; median milliseconds of each, and the ratio that they give."""
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
     for repeat in range(repeats + 1):
-        for name, step in steps.items():
+        for name, part in parts.items():
             model.zero_grad(set_to_none=True)
-            taken = seconds_of(step, sync)
+            taken = seconds_of(part, sync)
             if repeat:  # the first is a warm-up
                 seconds[name].append(taken)
-    ratios = [a / b for a, b in zip(seconds["full"], seconds["alone"], strict=True)]
-    return {
-        "full_ms": round(1e3 * statistics.median(seconds["full"]), 2),
-        "encoder_ms": round(1e3 * statistics.median(seconds["alone"]), 2),
-        "ratio": round(statistics.median(ratios), 3),
-    }
+    times = {name: round(1e3 * statistics.median(taken), 2) for name, taken in seconds.items()}
+    alone = times["encoder_ms"] + times["teacher_ms"]
+    return {**times, "ratio": round((times["encoder_ms"] + times["method_ms"]) / alone, 3)}
 
 
 def epoch_of_views(num: int, settings: ViewsConfig, device: torch.device) -> Iterator[list[Views]]:
@@ -178,8 +209,9 @@ def memory_times(
 
 def with_clusters(times: dict[str, float]) -> dict[str, float]:
     """Add the ratio of a step that carries its share of the clustering at the end of an epoch."""
-    step_ms = times["full_ms"] + times["cluster_ms"] / STEPS_PER_EPOCH
-    return {**times, "ratio_with_clusters": round(times["ratio"] * step_ms / times["full_ms"], 3)}
+    step_ms = times["encoder_ms"] + times["method_ms"]
+    more = times["cluster_ms"] / STEPS_PER_EPOCH / step_ms
+    return {**times, "ratio_with_clusters": round(times["ratio"] * (1 + more), 3)}
 
 
 def seconds_of(work: Callable[[], None], sync: Callable[[], None]) -> float:
@@ -201,7 +233,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--only", nargs="*", default=list(METHODS))
+    parser.add_argument("--only", nargs="*", default=RECIPES, help="recipes")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = []

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+# one thread, here and in the processes that tests start: tensors are small, and two files of tests
+# run side by side
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 
 def pytest_runtest_setup(item):
     """Skip what needs a GPU where there is none, and say so."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs CUDA")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +27,6 @@ def script():
     sys.path.insert(0, folder)
     yield importlib.import_module
     sys.path.remove(folder)
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Work in one thread: on small tensors a second one costs more than it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_the_table_of_alarms_has_the_limits_of_the_code():
 
 
 @pytest.mark.slow
-def test_the_pictures_can_be_made_again(tmp_path, monkeypatch, one_thread):  # noqa: ARG001
+def test_the_pictures_can_be_made_again(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("docs_pictures", DOCS / "pictures.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "docs_pictures", module)

@@ -9,8 +9,6 @@ from lvmmed.models.masked_encoder import encode_visible
 SIZE_PX = 64
 EVERY = torch.arange(16)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def _encoder(name="test_vit", size_px=SIZE_PX):
     backbone = build_backbone(name, size_px=size_px, generator=torch.Generator().manual_seed(0))

@@ -1,12 +1,9 @@
 """Expected values: a loop of the definition in tests/reference, and what must not matter."""
 
-import pytest
 import torch
 from reference.masked_patches import position_loop
 
 from lvmmed.models.pixel_decoder import PixelDecoder, grid_positions
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _decoder(seed=0, **fields):
@@ -14,12 +11,13 @@ def _decoder(seed=0, **fields):
     return PixelDecoder(5, **fields, generator=torch.Generator().manual_seed(seed))
 
 
+VISIBLE, HIDDEN = [0, 1, 8], [2, 3, 4, 5, 6, 7]
+"""Of the nine patches of an image."""
+
+
 def _encoded(generator, num=2):
-    is_visible = torch.zeros(num, 3, 3, dtype=torch.bool)
-    is_visible[:, 0, :2] = True
-    is_visible[:, 2, 2] = True
     feature_map = torch.randn(num, 5, 3, 3, generator=generator)
-    return feature_map * is_visible.unsqueeze(1), is_visible
+    return feature_map, torch.tensor([VISIBLE] * num), torch.tensor([HIDDEN] * num)
 
 
 def test_positions_are_the_waves_of_row_and_column():
@@ -34,25 +32,35 @@ def test_positions_tell_all_cells_apart():
     assert apart.min() > 0.1
 
 
-def test_every_patch_gets_its_pixels(generator):
+def test_every_hidden_patch_gets_its_pixels(generator):
     predicted = _decoder()(*_encoded(generator))
-    assert predicted.shape == (2, 9, 3 * 4 * 4)
+    assert predicted.shape == (2, 6, 3 * 4 * 4)
 
 
 def test_what_stands_where_nothing_was_encoded_does_not_matter(generator):
-    feature_map, is_visible = _encoded(generator)
+    feature_map, visible, hidden = _encoded(generator)
     decoder = _decoder()
-    spoilt = torch.where(is_visible.unsqueeze(1), feature_map, 7.0)
-    assert torch.equal(decoder(feature_map, is_visible), decoder(spoilt, is_visible))
+    spoilt = feature_map.clone()
+    spoilt.flatten(2)[:, :, HIDDEN] = 7.0
+    assert torch.equal(decoder(feature_map, visible, hidden), decoder(spoilt, visible, hidden))
+
+
+def test_patches_are_drawn_in_the_order_asked_for(generator):
+    feature_map, visible, hidden = _encoded(generator)
+    decoder = _decoder()
+    forth, back = (decoder(feature_map, visible, some) for some in (hidden, hidden.flip(1)))
+    torch.testing.assert_close(forth, back.flip(1))
+    other = decoder(feature_map, visible.flip(1), hidden)
+    torch.testing.assert_close(forth, other)
 
 
 def test_hidden_patches_depend_on_visible_ones_and_on_their_own_place(generator):
-    feature_map, is_visible = _encoded(generator)
+    feature_map, visible, hidden = _encoded(generator)
     decoder = _decoder()
-    predicted = decoder(feature_map, is_visible)
-    assert not torch.allclose(predicted[:, 3], predicted[:, 4])  # both hidden
-    other = decoder(feature_map.roll(1, 0), is_visible)
-    assert not torch.allclose(other[:, 4], predicted[:, 4])
+    predicted = decoder(feature_map, visible, hidden)
+    assert not torch.allclose(predicted[:, 1], predicted[:, 2])
+    other = decoder(feature_map.roll(1, 0), visible, hidden)
+    assert not torch.allclose(other[:, 1], predicted[:, 1])
     torch.testing.assert_close(other.roll(1, 0), predicted)
 
 

@@ -17,8 +17,6 @@ from lvmmed.probes import (
 )
 from lvmmed.types import InputError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def _clouds(num_per_class, *, seed, num_classes=3, width=6, spread=1.0):
     generator = np.random.default_rng(seed)

@@ -10,8 +10,6 @@ from lvmmed.models.backbones import build_backbone
 from lvmmed.probes import encoded_batches, extract_features
 from lvmmed.types import InputError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def backbone():

@@ -15,8 +15,6 @@ from lvmmed.probes import (
     predict_masks,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_shares_are_those_of_the_pixels_of_a_cell():
     masks = np.random.default_rng(0).integers(0, 3, (5, 12, 12), dtype=np.uint8)

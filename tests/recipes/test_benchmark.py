@@ -26,7 +26,6 @@ from lvmmed.recipes.benchmark_schedule import Schedule
 from lvmmed.recipes.benchmark_suite import Suite
 from lvmmed.types import InputError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FIELDS = [
     "views.size=32",
     "train.batch_size=16",

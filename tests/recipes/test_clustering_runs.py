@@ -31,8 +31,6 @@ RUNS = {
 """An epoch of the store has two steps of 16 images; the queue of swav starts at once."""
 CLOCK = ("images_per_s", "data_wait_frac", "alarms", "warnings")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):

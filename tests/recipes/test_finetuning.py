@@ -34,9 +34,6 @@ SETTINGS = FinetuneSettings(
 )
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_striped_images(tmp_path_factory.mktemp("striped"))

@@ -15,7 +15,6 @@ from lvmmed.recipes.matching_inspection import draw_matching
 from lvmmed.recipes.pretraining import pretrain, resolve_config
 from lvmmed.types import InputError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = [
     "model.backbone=resnet10t",
     "views.size=32",

@@ -17,7 +17,6 @@ from lvmmed.recipes.pretraining import pretrain
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.types import InputError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FIELDS = [
     "model.backbone=test_efficientnet",
     "views.size=32",

@@ -42,9 +42,6 @@ STATEFUL = {
 """Recipes with teachers, queues or memories -> settings that make them small."""
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretraining") / "store"

@@ -12,7 +12,6 @@ from lvmmed.recipes.pretraining_samples import collect_samples
 from lvmmed.recipes.pretraining_step import Learner
 from lvmmed.recipes.run_facts import run_facts
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PLAIN = [f"views.{name}_probability=0" for name in ("jitter", "grey", "blur", "flip")]
 
 

@@ -19,9 +19,6 @@ from lvmmed.types import Card, InputError
 SETTINGS = ProbeSettings(backbone="test_resnet", size_px=32, seeds=(0, 1), device="cpu")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_striped_images(tmp_path_factory.mktemp("striped"))

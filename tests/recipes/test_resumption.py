@@ -14,7 +14,6 @@ from lvmmed.recipes.pretraining import pretrain, resolve_config
 from lvmmed.recipes.resumption import weights_sha256
 from lvmmed.types import InputError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FIELDS = [
     "model.backbone=test_efficientnet",
     "views.size=32",

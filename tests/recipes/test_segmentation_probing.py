@@ -19,8 +19,6 @@ from lvmmed.types import InputError
 
 SETTINGS = SegmentationProbeSettings(backbone="test_vit", size_px=64, seeds=(0, 1), device="cpu")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

@@ -1,4 +1,4 @@
-"""Patches, positions and masked errors one number at a time, in plain Python."""
+"""Patches, positions and square errors one number at a time, in plain Python."""
 
 import math
 
@@ -25,14 +25,13 @@ def normalised_loop(patch):
     return [(x - mean) / math.sqrt(variance + 1e-6) for x in patch]
 
 
-def masked_error_loop(predicted, target, is_visible):
-    """Mean square error over the numbers of the patches that were not seen, of all images."""
+def square_error_loop(predicted, target):
+    """Mean square error over the numbers of all patches [image][patch][number]."""
     errors = [
         (p - t) ** 2
-        for image_p, image_t, seen in zip(predicted, target, is_visible, strict=True)
-        for patch_p, patch_t, is_seen in zip(image_p, image_t, seen, strict=True)
+        for image_p, image_t in zip(predicted, target, strict=True)
+        for patch_p, patch_t in zip(image_p, image_t, strict=True)
         for p, t in zip(patch_p, patch_t, strict=True)
-        if not is_seen
     ]
     return sum(errors) / len(errors)
 

@@ -14,8 +14,6 @@ from lvmmed.types import InputError
 
 SMALL = {"projector_hidden_width": 16, "projection_width": 6}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def _pair(shape, generator, dtype=torch.float64):
     first = torch.randn(*shape, generator=generator, dtype=dtype)

@@ -13,8 +13,6 @@ from lvmmed.types import InputError
 
 SMALL = {"hidden_width": 16, "projection_width": 8}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_it_equals_the_loop_of_the_definition(generator):
     first, second = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)

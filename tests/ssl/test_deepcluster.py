@@ -21,8 +21,6 @@ from lvmmed.types import InputError
 NUM = 12
 SMALL = {"num_prototypes": (3, 4), "projector_hidden_width": 16, "projection_width": 4}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class _Step:
     """A small DeepCluster with one batch of two views and a small crop, all remembered."""

@@ -17,8 +17,6 @@ from lvmmed.types import InputError
 
 SMALL = {"num_prototypes": 12, "hidden_width": 16, "bottleneck_width": 8}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_it_equals_the_loop_over_pairs_of_views(generator):
     student, teacher = (

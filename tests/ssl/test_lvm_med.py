@@ -17,7 +17,6 @@ from lvmmed.ssl.lvm_med import LvmMed
 from lvmmed.ssl.lvm_med_config import PAPER_LITERAL, LvmMedConfig
 from lvmmed.types import InputError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH = 6
 QUIET = {
     "noise": 0.0,

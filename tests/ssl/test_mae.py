@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reference.masked_patches import masked_error_loop, normalised_loop, patches_loop
+from reference.masked_patches import normalised_loop, patches_loop, square_error_loop
 from reference.ssl_batches import build_method, make_views, run_facts, small_backbone
 from reference.ssl_steps import losses_of_steps
 
@@ -17,16 +17,14 @@ from lvmmed.ssl.mae import (
     MaeConfig,
     cut_patches,
     draw_visible,
-    masked_error,
     normalized_patches,
+    split_patches,
 )
 from lvmmed.ssl.method import MethodContext
 from lvmmed.types import InputError
 
 NUM = 4
 SMALL = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class _Step:
@@ -55,13 +53,16 @@ class _Step:
     @torch.no_grad()
     def expected(self, *, normalised=True):
         """Loss by the loop, with the decoder run one view at a time."""
-        predicted, target, seen = [], [], []
+        predicted, target = [], []
         for view, one in zip(self.views, self.features, strict=True):
-            predicted += self.method.decoder(one.map, one.is_visible).tolist()
-            patches = [patches_loop(image, 16) for image in view.images.tolist()]
-            target += [[normalised_loop(p) if normalised else p for p in ps] for ps in patches]
-            seen += one.is_visible.flatten(1).tolist()
-        return predicted, target, seen
+            seen = one.is_visible.flatten(1)
+            places = [torch.stack([row.nonzero()[:, 0] for row in some]) for some in (seen, ~seen)]
+            predicted += self.method.decoder(one.map, *places).tolist()
+            for image, hidden in zip(view.images.tolist(), places[1].tolist(), strict=True):
+                patches = patches_loop(image, 16)
+                hidden_ones = [patches[number] for number in hidden]
+                target.append([normalised_loop(p) if normalised else p for p in hidden_ones])
+        return predicted, target
 
 
 def test_patches_are_cut_in_rows_from_the_top_left(generator):
@@ -80,21 +81,21 @@ def test_an_even_patch_becomes_zeros():
     assert not normalized_patches(torch.full((1, 2, 12), 0.3)).round(decimals=3).any()
 
 
-def test_only_hidden_patches_count_by_hand():
-    target = torch.zeros(1, 3, 2)
-    predicted = torch.tensor([[[9.0, 9.0], [1.0, 2.0], [0.0, 3.0]]])
-    error = masked_error(predicted, target, torch.tensor([[True, False, False]]))
-    assert float(error) == (1 + 4 + 0 + 9) / 4
+def test_seen_and_hidden_patches_are_numbered_in_order():
+    is_visible = torch.tensor([[True, False, False, True], [False, True, True, False]])
+    visible, hidden = split_patches(is_visible, 2)
+    assert visible.tolist() == [[0, 3], [1, 2]]
+    assert hidden.tolist() == [[1, 2], [0, 3]]
 
 
 @pytest.mark.parametrize("normalised", [True, False])
 def test_the_loss_is_the_error_of_the_hidden_patches_of_both_views(normalised):
     step = _Step({"normalize_patches": normalised})
-    predicted, target, seen = step.expected(normalised=normalised)
-    expected = masked_error_loop(predicted, target, seen)
+    predicted, target = step.expected(normalised=normalised)
+    expected = square_error_loop(predicted, target)
     assert float(step.loss().detach()) == pytest.approx(expected, rel=1e-4)
     even = [[[sum(p) / len(p)] * len(p) for p in image] for image in target]
-    ratio = expected / masked_error_loop(even, target, seen)
+    ratio = expected / square_error_loop(even, target)
     assert step.figures()["unexplained_variance"] == pytest.approx(ratio, rel=1e-4)
 
 
@@ -234,8 +235,20 @@ def test_bad_fields_are_refused_by_name(fields, message):
 
 @pytest.mark.parametrize(
     ("encoder", "heads", "expected"),
-    [(768, 8, 256), (384, 8, 128), (192, 8, 64), (192, 3, 60), (1024, 8, 336), (12, 8, 8)],
+    [
+        (768, None, (192, 6)),
+        (384, None, (96, 3)),
+        (192, None, (32, 1)),
+        (64, None, (32, 1)),
+        (1024, 8, (256, 8)),
+        (192, 3, (48, 3)),
+        (12, 8, (8, 8)),
+    ],
 )
-def test_the_decoder_has_a_third_of_the_encoders_width_in_whole_heads(encoder, heads, expected):
-    assert MaeConfig(decoder_heads=heads).width_beside(encoder) == expected
-    assert MaeConfig(decoder_heads=heads, decoder_width=24).width_beside(encoder) == 24
+def test_the_decoder_has_a_quarter_of_the_encoders_width_in_whole_heads(encoder, heads, expected):
+    assert MaeConfig(decoder_heads=heads).width_and_heads(encoder) == expected
+
+
+@pytest.mark.parametrize(("width", "num_heads"), [(256, 8), (100, 2), (24, 1), (44, 1)])
+def test_a_width_of_ones_own_gets_heads_that_divide_it(width, num_heads):
+    assert MaeConfig(decoder_width=width).width_and_heads(768) == (width, num_heads)

@@ -5,7 +5,6 @@ import argparse
 import pytest
 import torch
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 
 

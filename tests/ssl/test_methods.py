@@ -105,7 +105,6 @@ For `swav` and `mae` that is so of untrained heads only, which make nothing of t
 FALLS_FROM = {"moco": 1}
 """First step from which the loss falls: MoCo's rises when 8 images have filled its queue."""
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 every_variant = pytest.mark.parametrize(
     "variant",
     [v if v in METHODS else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS],

@@ -20,8 +20,6 @@ SMALL = {"queue_length": 24, "projector_hidden_width": 16, "projection_width": 8
 NUM, EPOCH = 8, 3
 """Images of a step, and steps of an epoch: 24 images, as many as a queue may hold keys."""
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class _Step:
     """A small MoCo with one batch of views."""

@@ -10,8 +10,6 @@ from lvmmed.models.heads import Projector
 from lvmmed.ssl.method import encode_views
 from lvmmed.ssl.momentum import Teacher, cosine_momentum
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def student():

@@ -16,7 +16,6 @@ from lvmmed.ssl.noise_free import (
     solver_gap,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 EFFORT = {"restarts": 4, "iterations": 32}
 
 

@@ -11,7 +11,6 @@ from lvmmed.models.backbones import Features
 from lvmmed.ssl.lvm_med import LvmMed
 from lvmmed.ssl.lvm_med_config import LvmMedConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH, NUM, SIDE = 6, 5, 3
 FIELDS = {"graph_size": 5, "neighbors": 2, "partitions": 1, "batch_weight": 0.0, "noise": 0.0}
 MARGIN = 0.4

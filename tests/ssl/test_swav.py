@@ -27,8 +27,6 @@ SMALL = {
     "freeze_prototypes_frac": 0.0,
 }
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class _Step:
     """A small SwAV with one batch of two views and a small crop; the run has 40 steps."""

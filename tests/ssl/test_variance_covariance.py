@@ -23,8 +23,6 @@ WEIGHTS = {"invariance": 25.0, "variance": 20.0, "covariance": 3.0, "target_std"
 BOTH_WAYS = pytest.mark.parametrize("shape", [(9, 4), (4, 9)], ids=["more images", "more features"])
 """The sum over pairs of features is taken in one of two ways, by which of both is less work."""
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def _pair(shape, generator):
     first = torch.randn(*shape, generator=generator, dtype=torch.float64)

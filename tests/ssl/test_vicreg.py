@@ -16,8 +16,6 @@ from lvmmed.types import InputError
 
 SMALL = {"projector_hidden_width": 16, "projection_width": 6}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def _features(generator, num=8, width=6):
     maps = torch.randn(num, width, 2, 2, generator=generator)

@@ -31,8 +31,6 @@ SMALL = {
 }
 WEIGHTS = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0, "target_std": 1.0}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def _views(boxes, *, flipped=False, size=8):
     """Views cut from boxes x0, y0, x1, y1; their pixels are not looked at."""

@@ -21,9 +21,6 @@ from lvmmed.types import InputError
 SIDE = 32
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def _stripes(num_per_class, *, seed):
     """Class 0: horizontal stripes, class 1: vertical; phase, width and noise are random."""
     generator = np.random.default_rng(seed)

@@ -17,6 +17,22 @@ from torch import Tensor, nn
 from lvmmed.models.backbones import Backbone, Features
 
 
+def take_patches(
+    patches: Float[Tensor, "B P D"], numbers: Int64[Tensor, "B V"]
+) -> Float[Tensor, "B V D"]:
+    """Pick some patches of each image.
+
+    Args:
+        patches: a vector each.
+        numbers: of those to pick, in this order.
+
+    Returns:
+        Their vectors.
+    """
+    # an expanded view; torch's take_along_dim would work on every number of it first
+    return patches.gather(1, numbers.unsqueeze(2).expand(-1, -1, patches.shape[2]))
+
+
 def encode_visible(
     backbone: Backbone, images: Float[Tensor, "B 3 S S"], visible: Int64[Tensor, "B V"]
 ) -> Features:
@@ -39,7 +55,7 @@ def encode_visible(
     num_prefix = int(model.num_prefix_tokens)
     tokens = model._pos_embed(model.patch_embed(images))  # [B, prefix + P, D]
     place = visible.unsqueeze(2).expand(-1, -1, tokens.shape[2])
-    kept = tokens[:, num_prefix:].gather(1, place)
+    kept = take_patches(tokens[:, num_prefix:], visible)
     tokens = model.norm_pre(torch.cat([tokens[:, :num_prefix], kept], dim=1))
     tokens = model.norm(model.blocks(tokens))[:, num_prefix:]  # [B, V, D]
     if isinstance(norm := getattr(model, "fc_norm", None), nn.LayerNorm):

@@ -1,18 +1,21 @@
-"""A small transformer from encoded patches to the pixels of all patches.
+"""A small transformer from encoded patches to the pixels of the others.
 
 Letters used in shapes:
     B: images.
     D: channels of the feature map.
     h, w: rows and columns of patches; P = h x w patches, in rows from the top left.
+    V: patches of an image that were encoded.
+    H: patches of an image that are drawn.
     W: width of the decoder.
     X: numbers of a patch, 3 x patch x patch.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from lvmmed.models.initialization import seeded
+from lvmmed.models.masked_encoder import take_patches
 
 LONGEST_WAVE = 10_000.0
 """Ratio of the slowest to the fastest wave of positions (Vaswani et al. 2017)."""
@@ -84,21 +87,28 @@ class PixelDecoder(nn.Module):
         self.register_buffer("positions", grid_positions(grid, grid, width), persistent=False)
 
     def forward(
-        self, feature_map: Float[Tensor, "B D h w"], is_visible: Bool[Tensor, "B h w"]
-    ) -> Float[Tensor, "B P X"]:
-        """Predict the pixels of every patch, in the arithmetic it is called in.
+        self,
+        feature_map: Float[Tensor, "B D h w"],
+        visible: Int64[Tensor, "B V"],
+        hidden: Int64[Tensor, "B H"],
+    ) -> Float[Tensor, "B H X"]:
+        """Predict the pixels of hidden patches, in the arithmetic it is called in.
 
         Args:
             feature_map: of the encoded patches; other positions are not looked at.
-            is_visible: which patches were encoded.
+            visible: numbers of the patches of each image that were encoded, each once.
+            hidden: numbers of those to draw.
 
         Returns:
-            Numbers of each patch.
+            Numbers of each hidden patch, in their order.
         """
-        encoded = self.entry(feature_map.flatten(2).transpose(1, 2))  # [B, P, W]
-        is_encoded = is_visible.flatten(1).unsqueeze(2)
-        tokens = torch.where(is_encoded, encoded, self.mask_token.to(encoded.dtype))
-        predicted: Tensor = self.exit(self.norm(self.blocks(tokens + self.positions)))
+        tokens = feature_map.flatten(2).transpose(1, 2)  # [B, P, D]
+        encoded = self.entry(take_patches(tokens, visible))  # [B, V, W]
+        num, width = len(tokens), encoded.shape[2]
+        blank = self.mask_token.to(encoded.dtype).expand(num, tokens.shape[1], width)
+        laid_out = blank.scatter(1, visible.unsqueeze(2).expand_as(encoded), encoded)
+        drawn = take_patches(self.blocks(laid_out + self.positions), hidden)
+        predicted: Tensor = self.exit(self.norm(drawn))
         return predicted
 
 

@@ -5,6 +5,7 @@ Letters used in shapes:
     S: side of a view in pixels.
     P: patches of a view, in rows from the top left.
     V: visible patches of a view.
+    H: hidden patches of a view, P - V.
     X: numbers of a patch, 3 x patch x patch.
 """
 
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional
 
 from lvmmed.augment.views import Views
 from lvmmed.config import MethodConfig
@@ -25,7 +27,7 @@ from lvmmed.models.backbones import (
     build_backbone,
     is_vision_transformer,
 )
-from lvmmed.models.masked_encoder import encode_visible
+from lvmmed.models.masked_encoder import encode_visible, take_patches
 from lvmmed.models.pixel_decoder import PixelDecoder
 from lvmmed.ssl.figures import partner_accuracy
 from lvmmed.ssl.method import LossOutput, Method, MethodContext, RunFacts
@@ -33,6 +35,8 @@ from lvmmed.types import InputError
 
 PATCH_EPS = 1e-6
 """Added to the variance of a patch before the root, so that an even patch becomes zeros."""
+HEAD_WIDTH = 32
+"""Numbers of an attention head of the decoder, where nothing else is said."""
 
 
 class MaeConfig(MethodConfig):
@@ -45,29 +49,31 @@ class MaeConfig(MethodConfig):
     normalize_patches: bool = True
     """Draw each patch with mean 0 and deviation 1 (He et al. 2021, their better setting)."""
     decoder_width: int | None = Field(None, ge=4)
-    """Width of the decoder, a multiple of 4; none = a third of the encoder's (paper 512, half of
+    """Width of the decoder, a multiple of 4; none = a quarter of the encoder's (paper 512, half of
     ViT-L's; narrower ones do as well for fine-tuning, their table 1)."""
     decoder_depth: int = Field(2, ge=1)
     """Blocks of the decoder (paper 8; 1 is nearly as good for fine-tuning, their table 1)."""
-    decoder_heads: int = Field(8, ge=1)
-    """Attention heads of a decoder block; they divide its width."""
+    decoder_heads: int | None = Field(None, ge=1)
+    """Attention heads of a decoder block, which divide its width; none = one for 32 of it, or the
+    next fewer that divide it."""
 
     @model_validator(mode="after")
     def _check_width(self) -> "MaeConfig":
-        width = self.decoder_width
-        if width is not None and (width % 4 or width % self.decoder_heads):
+        width, num_heads = self.decoder_width, self.decoder_heads or 1
+        if width is not None and (width % 4 or width % num_heads):
             raise ValueError(
                 f"method.decoder_width: got {width}, need a multiple of 4 and of "
-                f"method.decoder_heads = {self.decoder_heads}"
+                f"method.decoder_heads = {num_heads}"
             )
         return self
 
-    def width_beside(self, encoder_width: int) -> int:
-        """Width of the decoder of an encoder of this width."""
-        if self.decoder_width is not None:
-            return self.decoder_width
-        unit = math.lcm(4, self.decoder_heads)
-        return max(unit, encoder_width // 3 // unit * unit)
+    def width_and_heads(self, encoder_width: int) -> tuple[int, int]:
+        """Width of the decoder of an encoder of this width, and heads of its blocks."""
+        unit = math.lcm(4, self.decoder_heads or HEAD_WIDTH)
+        width = self.decoder_width or max(unit, encoder_width // 4 // unit * unit)
+        most = max(1, width // HEAD_WIDTH)
+        fitting = max(num for num in range(1, most + 1) if width % num == 0)
+        return width, self.decoder_heads or fitting
 
 
 def check_mae(config: MaeConfig, facts: RunFacts) -> None:  # noqa: ARG001
@@ -136,31 +142,23 @@ def cut_patches(images: Float[Tensor, "B 3 S S"], patch_px: int) -> Float[Tensor
 
 def normalized_patches(patches: Float[Tensor, "B P X"]) -> Float[Tensor, "B P X"]:
     """Bring the numbers of each patch to mean 0 and deviation 1; an even patch becomes zeros."""
-    variance, mean = torch.var_mean(patches, dim=2, correction=0, keepdim=True)
-    return (patches - mean) / (variance + PATCH_EPS).sqrt()
+    return functional.layer_norm(patches, patches.shape[2:], eps=PATCH_EPS)
 
 
-def masked_error(
-    predicted: Float[Tensor, "B P X"],
-    target: Float[Tensor, "B P X"],
-    is_visible: Bool[Tensor, "B P"],
-) -> Float[Tensor, ""]:
-    """Mean square error over the pixels of hidden patches.
+def split_patches(
+    is_visible: Bool[Tensor, "B P"], num_visible: int
+) -> tuple[Int64[Tensor, "B V"], Int64[Tensor, "B H"]]:
+    """Number the patches that were seen and those that were not.
 
     Args:
-        predicted: of every patch.
-        target: of every patch.
-        is_visible: which patches were seen; they do not count.
+        is_visible: true as often in each image.
+        num_visible: how often, V above.
 
     Returns:
-        Mean over hidden patches of all images.
-
-    Source:
-        He et al. 2021 (MAE), section 3, "Reconstruction target".
+        Visible and hidden patches of each image, both in ascending order.
     """
-    of_patch = (predicted - target).square().mean(2)
-    is_hidden = (~is_visible).to(of_patch.dtype)
-    return (of_patch * is_hidden).sum() / is_hidden.sum()
+    order = is_visible.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    return order[:, :num_visible], order[:, num_visible:]
 
 
 class Mae(Method):
@@ -180,13 +178,14 @@ class Mae(Method):
         _refuse_single_patch(backbone)
         self.patch_px = backbone.stride
         grid = backbone.size_px // self.patch_px
+        width, num_heads = config.width_and_heads(backbone.width)
         self.decoder = PixelDecoder(
             backbone.width,
             grid=grid,
             patch_px=self.patch_px,
-            width=config.width_beside(backbone.width),
+            width=width,
             depth=config.decoder_depth,
-            num_heads=config.decoder_heads,
+            num_heads=num_heads,
             generator=context.generator,
         )
         num_hidden = round(config.mask_ratio * grid * grid)
@@ -238,11 +237,10 @@ class Mae(Method):
             generator: not used; masks were drawn by `encode`.
 
         Returns:
-            The mean square error of hidden patches.
+            The mean square error over the pixels of hidden patches of all images (He et al. 2021,
+            section 3, "Reconstruction target").
         """
-        predicted, target, is_visible = self._draw(views, features)
-        with torch.autocast(predicted.device.type, enabled=False):
-            loss = masked_error(predicted, target, is_visible)
+        loss = functional.mse_loss(*self._draw(views, features))
         return LossOutput(total=loss, terms={"masked_error": loss.detach()})
 
     @torch.no_grad()
@@ -268,27 +266,29 @@ class Mae(Method):
             partner_accuracy: share of images whose other view is the nearest of all, by the mean of
                 their visible patches.
         """
-        predicted, target, is_visible = self._draw(views, features)
+        predicted, target = self._draw(views, features)
         even = target.mean(2, keepdim=True).expand_as(target)
-        with torch.autocast(predicted.device.type, enabled=False):
-            drawn = masked_error(predicted, target, is_visible)
-            least = torch.finfo(drawn.dtype).tiny
-            ratio = drawn / masked_error(even, target, is_visible).clamp(min=least)
+        least = torch.finfo(target.dtype).tiny
+        ratio = functional.mse_loss(predicted, target) / functional.mse_loss(even, target).clamp(
+            min=least
+        )
+        with torch.autocast(target.device.type, enabled=False):
             accuracy = partner_accuracy(features[0].pooled, features[1].pooled)
         return {"unexplained_variance": float(ratio), "partner_accuracy": float(accuracy)}
 
     def _draw(
         self, views: list[Views], features: list[Features]
-    ) -> tuple[Float[Tensor, "B2 P X"], Float[Tensor, "B2 P X"], Bool[Tensor, "B2 P"]]:
-        """Predictions and targets of all patches of both views, and which patches were seen."""
-        is_visible = torch.cat([_seen(one) for one in features])
-        feature_map = torch.cat([one.map for one in features])
-        predicted = self.decoder(feature_map, is_visible).float()
+    ) -> tuple[Float[Tensor, "B2 H X"], Float[Tensor, "B2 H X"]]:
+        """Predictions and targets, in fp32, of the hidden patches of both views."""
+        is_visible = torch.cat([_seen(one) for one in features]).flatten(1)
+        visible, hidden = split_patches(is_visible, self.num_visible)
+        predicted = self.decoder(torch.cat([one.map for one in features]), visible, hidden)
         images = torch.cat([view.images for view in views[: len(features)]])
-        target = cut_patches(images.float(), self.patch_px)
-        if self.config.normalize_patches:
-            target = normalized_patches(target)
-        return predicted, target, is_visible.flatten(1)
+        target = take_patches(cut_patches(images.float(), self.patch_px), hidden)
+        with torch.autocast(target.device.type, enabled=False):
+            if self.config.normalize_patches:
+                target = normalized_patches(target)
+        return predicted.float(), target
 
 
 def _seen(features: Features) -> Bool[Tensor, "B h w"]:
