@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from reference.benchmark_tables import make_table
 
 from lvmmed.evaluation.benchmark_table import (
     BenchmarkTable,
@@ -96,3 +97,35 @@ def test_a_comparison_is_clear_over_cases_and_over_seeds_and_low_costs_are_bette
         over_seeds=over_seeds,
     )
     assert found.verdict == verdict
+
+
+def _probe(metric, task="breast"):
+    return Column(task=task, split="test", metric=metric)
+
+
+@pytest.mark.parametrize(
+    ("metric", "share", "whole"),
+    [
+        ("linear@10%.accuracy", 0.1, "linear.accuracy"),
+        ("knn@0,5%.macro_f1", 0.005, "knn.macro_f1"),
+        ("linear.accuracy", 1.0, "linear.accuracy"),
+        ("dice", 1.0, "dice"),
+    ],
+)
+def test_the_share_of_the_labels_stands_in_the_metric(metric, share, whole):
+    assert _probe(metric).label_share == pytest.approx(share)
+    assert _probe(metric).metric_of_all_labels == whole
+
+
+def test_curves_are_columns_of_one_probe_in_rising_order_of_the_labels():
+    all_labels, tenth, hundredth = (
+        _probe(f"linear{share}.accuracy") for share in ("", "@10%", "@1%")
+    )
+    others = (
+        _probe("linear@1%.macro_f1"),
+        _probe("knn@1%.accuracy"),
+        _probe("linear@5%.accuracy", task="chest"),
+    )
+    table = make_table((A,), (all_labels, tenth, *others, hundredth), [])
+    assert table.label_curves == ((hundredth, tenth, all_labels),)
+    assert make_table((A,), (all_labels, tenth, *others), []).label_curves == ()

@@ -9,6 +9,7 @@ from reference.benchmark_tables import (
     NASTY,
     A,
     B,
+    D,
     make_score,
     make_small_table,
     make_table,
@@ -171,3 +172,17 @@ def test_p_values_are_written_with_three_digits(p, text):
 def test_gaps_have_a_sign_and_kappas_three_digits():
     assert write_gap(0.0314, "accuracy") == "+3.1"
     assert write_gap(-0.0314, "quadratic_kappa") == "\N{MINUS SIGN}0.031"
+
+
+def test_probes_of_few_labels_stand_apart_with_a_curve_for_each_start():
+    few = [replace(ACCURACY, metric=f"linear@{share}%.accuracy") for share in (1, 10)]
+    few = [replace(column, is_primary=False) for column in few]
+    scores = [make_score(e, column, 0.5) for e in (A, D) for column in (ACCURACY, *few)]
+    inside, few_labels = score_sheets(make_table((A, D), (ACCURACY, *few), scores))
+    assert (inside.title, few_labels.title) == ("In distribution", "In distribution, few labels")
+    assert [detail for _, detail in few_labels.heads] == [
+        "Accuracy, linear probe, 1 % of the labels",
+        "Accuracy, linear probe, 10 % of the labels",
+    ]
+    assert (len(inside.plots), len(inside.curves)) == (1, 0)
+    assert (len(few_labels.plots), len(few_labels.curves)) == (0, 2)

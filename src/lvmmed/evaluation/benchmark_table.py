@@ -61,6 +61,19 @@ class Column:
         """Whether the score is a cost."""
         return self.metric.rpartition(".")[2] in LOWER_IS_BETTER
 
+    @property
+    def label_share(self) -> float:
+        """Share of the labels that the probe was fitted on, 1 for all: 0.1 of "linear@10%.dice"."""
+        share = self.metric.rpartition(".")[0].partition("@")[2]
+        return float(share.rstrip("%").replace(",", ".")) / 100 if share else 1.0
+
+    @property
+    def metric_of_all_labels(self) -> str:
+        """The metric of the same probe fitted on all labels."""
+        head, _, metric = self.metric.rpartition(".")
+        name = head.partition("@")[0]
+        return f"{name}.{metric}" if name else metric
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellScore:
@@ -347,4 +360,20 @@ class BenchmarkTable:
             column
             for column in self.columns
             if column.is_shifted == is_shifted and (column.is_primary or not primary_only)
+        )
+
+    @cached_property
+    def label_curves(self) -> tuple[tuple[Column, ...], ...]:
+        """Columns that differ in their share of the labels alone, in rising order of it.
+
+        Each is one probe and score on one split of one task, at three shares or more.
+        """
+        curves: dict[tuple[str, str, str], list[Column]] = {}
+        for column in self.columns:
+            key = (column.task, column.split, column.metric_of_all_labels)
+            curves.setdefault(key, []).append(column)
+        return tuple(
+            tuple(sorted(columns, key=lambda column: column.label_share))
+            for columns in curves.values()
+            if len(columns) > 2
         )

@@ -15,7 +15,8 @@ from lvmmed.evaluation.benchmark_table import (
 )
 from lvmmed.evaluation.ranking import Ranking
 from lvmmed.report.benchmark_figures import rank_plot, score_plot
-from lvmmed.report.benchmark_text import DISTRIBUTIONS, column_detail
+from lvmmed.report.benchmark_labels import label_plot
+from lvmmed.report.benchmark_text import DISTRIBUTIONS, column_detail, column_groups
 from lvmmed.report.groups import ABSENT
 from lvmmed.report.scores import write_number
 from lvmmed.report.verdicts import counted, enumerated
@@ -36,41 +37,47 @@ class Sheet:
     """A table of figures on one kind of columns.
 
     Attributes:
-        title: "In distribution" or "Out of distribution".
+        title: such as "In distribution".
         heads: (task, detail) of each column.
         blocks: (initialisation, rows of (method, figures)).
         plots: one plot a column, for tables of scores.
+        curves: plots of scores over shares of the labels, for tables of few labels.
     """
 
     title: str
     heads: tuple[tuple[str, str], ...]
     blocks: tuple[tuple[str, tuple[tuple[str, tuple[Mark, ...]], ...]], ...]
     plots: tuple[Markup, ...] = ()
+    curves: tuple[Markup, ...] = ()
 
 
 def score_sheets(table: BenchmarkTable) -> tuple[Sheet, ...]:
-    """Lay out the scores, in- and out-of-distribution columns apart, with a plot of each column."""
+    """Lay out the scores, columns of each kind (`column_groups`) apart.
+
+    There is a plot of each primary column, and of each curve over shares of the labels.
+    """
     sheets = []
-    for is_shifted, title in DISTRIBUTIONS:
-        columns = table.columns_of(is_shifted=is_shifted)
-        if columns and table.encoders:
-            drawn = table.columns_of(is_shifted=is_shifted, primary_only=True)
+    for place, (title, columns) in enumerate(column_groups(table)):
+        blocks = tuple(
+            (start, tuple(_score_row(table, e, columns) for e in table.encoders_from(start)))
+            for start in table.initialisations
+        )
+        if table.encoders:
+            drawn = [column for column in columns if column.is_primary]
+            curves = [curve for curve in table.label_curves if curve[0] in columns]
             sheets.append(
                 Sheet(
                     title=title,
                     heads=tuple((column.task, column_detail(column)) for column in columns),
-                    blocks=tuple(
-                        (
-                            start,
-                            tuple(
-                                _score_row(table, e, columns) for e in table.encoders_from(start)
-                            ),
-                        )
-                        for start in table.initialisations
-                    ),
+                    blocks=blocks,
                     plots=tuple(
-                        Markup(score_plot(table, column, name=f"score-{int(is_shifted)}-{place}"))
-                        for place, column in enumerate(drawn)
+                        Markup(score_plot(table, column, name=f"score-{place}-{number}"))
+                        for number, column in enumerate(drawn)
+                    ),
+                    curves=tuple(
+                        Markup(label_plot(table, curve, start, name=f"labels-{place}-{a}-{b}"))
+                        for a, curve in enumerate(curves)
+                        for b, start in enumerate(table.initialisations)
                     ),
                 )
             )

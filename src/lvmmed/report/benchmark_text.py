@@ -65,6 +65,21 @@ COMPARISON_FIELDS = (
 _Escape = Callable[[str], str]
 
 
+def column_groups(table: BenchmarkTable) -> tuple[tuple[str, tuple[Column, ...]], ...]:
+    """Title and columns of each kind: in and out of distribution, probes of few labels apart."""
+    groups = []
+    for is_shifted, title in DISTRIBUTIONS:
+        for is_few, addition in ((False, ""), (True, ", few labels")):
+            columns = tuple(
+                column
+                for column in table.columns_of(is_shifted=is_shifted)
+                if (column.label_share < 1) == is_few
+            )
+            if columns:
+                groups.append((f"{title}{addition}", columns))
+    return tuple(groups)
+
+
 def column_detail(column: Column) -> str:
     """Say what a column holds besides its task, such as "Balanced accuracy, linear probe"."""
     head, _, metric = column.metric.rpartition(".")
@@ -203,7 +218,7 @@ def _csv(fields: Sequence[str], rows: Sequence[dict[str, object]]) -> str:
 
 
 def to_markdown(table: BenchmarkTable) -> str:
-    """Write the table as Markdown, in- and out-of-distribution columns in tables of their own.
+    """Write the table as Markdown, columns of each kind (`column_groups`) in a table of their own.
 
     Args:
         table: results.
@@ -213,19 +228,17 @@ def to_markdown(table: BenchmarkTable) -> str:
         with a dagger, a missing cell as "-".
     """
     parts = []
-    for is_shifted, title in DISTRIBUTIONS:
-        columns = table.columns_of(is_shifted=is_shifted)
-        if columns:
-            heads = [f"{column.task}: {column_detail(column)}" for column in columns]
-            lines = [
-                _markdown_row(["Start", "Method", *heads], escape_markdown),
-                "|".join(["", ":--", ":--", *["--:"] * len(columns), ""]),
-            ]
-            for encoder in table.encoders:
-                cells = [_markdown_cell(table.cell(encoder, column)) for column in columns]
-                names = [escape_markdown(encoder.initialisation), escape_markdown(encoder.method)]
-                lines.append(_markdown_row([*names, *cells], str))
-            parts.append(f"**{title}**\n\n" + "\n".join(lines))
+    for title, columns in column_groups(table):
+        heads = [f"{column.task}: {column_detail(column)}" for column in columns]
+        lines = [
+            _markdown_row(["Start", "Method", *heads], escape_markdown),
+            "|".join(["", ":--", ":--", *["--:"] * len(columns), ""]),
+        ]
+        for encoder in table.encoders:
+            cells = [_markdown_cell(table.cell(encoder, column)) for column in columns]
+            names = [escape_markdown(encoder.initialisation), escape_markdown(encoder.method)]
+            lines.append(_markdown_row([*names, *cells], str))
+        parts.append(f"**{title}**\n\n" + "\n".join(lines))
     marks = (
         "Bold: best of those with the same start; \N{DAGGER}: not told apart from it "
         f"(paired test, Holm-adjusted p >= {LEVEL}); {MISSING}: no figure."
@@ -266,14 +279,10 @@ def to_latex(table: BenchmarkTable) -> str:
         table: results.
 
     Returns:
-        Text; in- and out-of-distribution columns are groups, the best of each initialisation bold,
-        those that the paired test cannot tell from it underlined, a missing cell "-".
+        Text; columns of each kind (`column_groups`) stand together, the best of each initialisation
+        bold, those that the paired test cannot tell from it underlined, a missing cell "-".
     """
-    kinds = [
-        (title, members)
-        for is_shifted, title in DISTRIBUTIONS
-        if (members := table.columns_of(is_shifted=is_shifted))
-    ]
+    kinds = column_groups(table)
     columns = [column for _, members in kinds for column in members]
     width = 1 + len(columns)
     marks = (
