@@ -51,11 +51,16 @@ def score_plot(table: BenchmarkTable, column: Column, *, name: str) -> str:
                 _draw_cell(axes, methods.index(encoder.method) + offset, cell, style)
         _label_methods(axes, methods, table.reference)
         axes.set_title(column.task)
-        is_share = write_number(0.5, column.metric.rpartition(".")[2]) != "0.500"
-        axes.set_xlabel(f"{column_detail(column)}, {'percent' if is_share else 'times 100'}")
+        axes.set_xlabel(axis_title(column))
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.margins(x=0.06)
         return to_svg(figure, name=name, label=f"{column.task}: {column_detail(column)}")
+
+
+def axis_title(column: Column) -> str:
+    """What an axis of a column's scores holds, with its unit; plots show 100 times the score."""
+    is_share = write_number(0.5, column.metric.rpartition(".")[2]) != "0.500"
+    return f"{column_detail(column)}, {'percent' if is_share else 'times 100'}"
 
 
 def _draw_cell(axes: Axes, place: float, cell: CellScore, style: int) -> None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from lvmmed.evaluation.benchmark_table import BenchmarkTable, Column, Encoder
-from lvmmed.report.benchmark_text import column_detail
+from lvmmed.report.benchmark_figures import axis_title
 from lvmmed.report.figures import DASHES, INK, MARKERS, SOFT, STYLE_COLOURS, drawing, to_svg
 
 NUM_COLOURED = 3
@@ -48,7 +48,7 @@ def label_plot(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("labels, percent")
-        axes.set_ylabel(f"{column_detail(_whole(curve[-1]))}, percent")
+        axes.set_ylabel(axis_title(_whole(curve[-1])))
         axes.set_title(f"{curve[0].task}, from {initialisation}")
         if coloured:
             axes.legend(loc="lower right", frameon=False, labelcolor=INK, fontsize=7)
