@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-# one thread, here and in the processes that tests start: tensors are small, and two files of tests
-# run side by side
+# one thread, here and in the processes that tests start: tensors are small, two files of tests run
+# side by side, and more threads round otherwise
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 

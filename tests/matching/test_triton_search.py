@@ -29,7 +29,6 @@ import sys, torch
 from lvmmed.matching.graph import Problem
 from lvmmed.matching.terms import DenseTerms
 from lvmmed.matching.triton_search import triton_tabu_search
-torch.set_num_threads(1)
 found = []
 for problem, starts, tenures in torch.load(sys.argv[1]):
     problem = Problem(**problem)
@@ -56,7 +55,7 @@ for padded, num_warps in NUM_WARPS.items():
 
 
 def run(code, *arguments, **variables):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    environment = {**os.environ, **variables}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(
         command, env=environment, check=True, capture_output=True, text=True

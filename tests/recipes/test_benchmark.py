@@ -3,7 +3,6 @@
 import csv
 import functools
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -483,18 +482,11 @@ judging._result = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # when the ca
 
 
 def _started(tmp_path, suite, out, data, *words, code=RUN):
-    """The command line in a process of its own, which works in one thread as this one does.
-
-    More threads round otherwise, and figures would differ.
-    """
+    """The command line in a process of its own."""
     file = tmp_path / "suite.yaml"
     file.write_text(yaml.safe_dump(suite.model_dump(mode="json")))
     words = ["benchmark", str(file), "--out", str(out), "--data", str(data), *words]
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return subprocess.Popen([sys.executable, "-c", code, *words], start_new_session=True)
 
 
 @pytest.mark.slow

@@ -22,7 +22,6 @@ def run_ranks(function: Callable[..., Any], *arguments: Any, world_size: int = 2
 
 
 def _work(rank: int, world_size: int, folder: str, function: Any, arguments: Any) -> None:
-    torch.set_num_threads(1)
     store = torch.distributed.FileStore(str(Path(folder) / "store"), world_size)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world_size)

@@ -16,10 +16,11 @@ from lvmmed.augment.geometry import Crops
 from lvmmed.augment.views import Views
 from lvmmed.config import validated
 from lvmmed.models.backbones import Features
+from lvmmed.models.positions import take_positions
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.recipes.run_facts import refuse_bad_recipe
 from lvmmed.ssl.method import encode_views
-from lvmmed.ssl.regions import RegionPairs, nearest_pairs, take_regions
+from lvmmed.ssl.regions import RegionPairs, nearest_pairs
 from lvmmed.ssl.vicregl import Vicregl, VicreglConfig, region_accuracy
 from lvmmed.types import InputError
 
@@ -80,7 +81,7 @@ def test_regions_are_taken_by_number():
     vectors = torch.arange(12.0).reshape(2, 3, 2)
     index = torch.tensor([[2, 0], [1, 1]])
     expected = [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
-    assert take_regions(vectors, index).tolist() == expected
+    assert take_positions(vectors, index).tolist() == expected
 
 
 @pytest.mark.parametrize(

@@ -15,22 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from lvmmed.models.backbones import Backbone, Features
-
-
-def take_patches(
-    patches: Float[Tensor, "B P D"], numbers: Int64[Tensor, "B V"]
-) -> Float[Tensor, "B V D"]:
-    """Pick some patches of each image.
-
-    Args:
-        patches: a vector each.
-        numbers: of those to pick, in this order.
-
-    Returns:
-        Their vectors.
-    """
-    # an expanded view; torch's take_along_dim would work on every number of it first
-    return patches.gather(1, numbers.unsqueeze(2).expand(-1, -1, patches.shape[2]))
+from lvmmed.models.positions import take_positions
 
 
 def encode_visible(
@@ -54,13 +39,13 @@ def encode_visible(
     grid = images.shape[-1] // backbone.stride
     num_prefix = int(model.num_prefix_tokens)
     tokens = model._pos_embed(model.patch_embed(images))  # [B, prefix + P, D]
-    place = visible.unsqueeze(2).expand(-1, -1, tokens.shape[2])
-    kept = take_patches(tokens[:, num_prefix:], visible)
+    kept = take_positions(tokens[:, num_prefix:], visible)
     tokens = model.norm_pre(torch.cat([tokens[:, :num_prefix], kept], dim=1))
     tokens = model.norm(model.blocks(tokens))[:, num_prefix:]  # [B, V, D]
     if isinstance(norm := getattr(model, "fc_norm", None), nn.LayerNorm):
         tokens = norm(tokens)  # as in the forward pass of the backbone
     num_images, num_patches, width = len(images), grid * grid, tokens.shape[2]
+    place = visible.unsqueeze(2).expand_as(tokens)
     laid_out = tokens.new_zeros(num_images, num_patches, width).scatter(1, place, tokens)
     is_visible = torch.zeros(num_images, num_patches, dtype=torch.bool, device=images.device)
     pooled_dtype = torch.promote_types(tokens.dtype, torch.float32)

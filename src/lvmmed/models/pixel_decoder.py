@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from lvmmed.models.initialization import seeded
-from lvmmed.models.masked_encoder import take_patches
+from lvmmed.models.positions import take_positions
 
 LONGEST_WAVE = 10_000.0
 """Ratio of the slowest to the fastest wave of positions (Vaswani et al. 2017)."""
@@ -103,11 +103,11 @@ class PixelDecoder(nn.Module):
             Numbers of each hidden patch, in their order.
         """
         tokens = feature_map.flatten(2).transpose(1, 2)  # [B, P, D]
-        encoded = self.entry(take_patches(tokens, visible))  # [B, V, W]
+        encoded = self.entry(take_positions(tokens, visible))  # [B, V, W]
         num, width = len(tokens), encoded.shape[2]
         blank = self.mask_token.to(encoded.dtype).expand(num, tokens.shape[1], width)
         laid_out = blank.scatter(1, visible.unsqueeze(2).expand_as(encoded), encoded)
-        drawn = take_patches(self.blocks(laid_out + self.positions), hidden)
+        drawn = take_positions(self.blocks(laid_out + self.positions), hidden)
         predicted: Tensor = self.exit(self.norm(drawn))
         return predicted
 

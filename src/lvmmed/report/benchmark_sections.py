@@ -56,31 +56,32 @@ def score_sheets(table: BenchmarkTable) -> tuple[Sheet, ...]:
 
     There is a plot of each primary column, and of each curve over shares of the labels.
     """
+    if not table.encoders:
+        return ()
     sheets = []
     for place, (title, columns) in enumerate(column_groups(table)):
         blocks = tuple(
             (start, tuple(_score_row(table, e, columns) for e in table.encoders_from(start)))
             for start in table.initialisations
         )
-        if table.encoders:
-            drawn = [column for column in columns if column.is_primary]
-            curves = [curve for curve in table.label_curves if curve[0] in columns]
-            sheets.append(
-                Sheet(
-                    title=title,
-                    heads=tuple((column.task, column_detail(column)) for column in columns),
-                    blocks=blocks,
-                    plots=tuple(
-                        Markup(score_plot(table, column, name=f"score-{place}-{number}"))
-                        for number, column in enumerate(drawn)
-                    ),
-                    curves=tuple(
-                        Markup(label_plot(table, curve, start, name=f"labels-{place}-{a}-{b}"))
-                        for a, curve in enumerate(curves)
-                        for b, start in enumerate(table.initialisations)
-                    ),
-                )
+        drawn = [column for column in columns if column.is_primary]
+        curves = [curve for curve in table.label_curves if curve[0] in columns]
+        sheets.append(
+            Sheet(
+                title=title,
+                heads=tuple((column.task, column_detail(column)) for column in columns),
+                blocks=blocks,
+                plots=tuple(
+                    Markup(score_plot(table, column, name=f"score-{place}-{number}"))
+                    for number, column in enumerate(drawn)
+                ),
+                curves=tuple(
+                    Markup(label_plot(table, curve, start, name=f"labels-{place}-{a}-{b}"))
+                    for a, curve in enumerate(curves)
+                    for b, start in enumerate(table.initialisations)
+                ),
             )
+        )
     return tuple(sheets)
 
 

@@ -27,8 +27,9 @@ from lvmmed.models.backbones import (
     build_backbone,
     is_vision_transformer,
 )
-from lvmmed.models.masked_encoder import encode_visible, take_patches
+from lvmmed.models.masked_encoder import encode_visible
 from lvmmed.models.pixel_decoder import PixelDecoder
+from lvmmed.models.positions import take_positions
 from lvmmed.ssl.figures import partner_accuracy
 from lvmmed.ssl.method import LossOutput, Method, MethodContext, RunFacts
 from lvmmed.types import InputError
@@ -284,7 +285,7 @@ class Mae(Method):
         visible, hidden = split_patches(is_visible, self.num_visible)
         predicted = self.decoder(torch.cat([one.map for one in features]), visible, hidden)
         images = torch.cat([view.images for view in views[: len(features)]])
-        target = take_patches(cut_patches(images.float(), self.patch_px), hidden)
+        target = take_positions(cut_patches(images.float(), self.patch_px), hidden)
         with torch.autocast(target.device.type, enabled=False):
             if self.config.normalize_patches:
                 target = normalized_patches(target)

@@ -16,8 +16,9 @@ from torch import Tensor
 from lvmmed.augment.views import Views
 from lvmmed.models.backbones import Features
 from lvmmed.models.heads import Projector
+from lvmmed.models.positions import take_positions
 from lvmmed.ssl.batch_assignment import BatchAssignment
-from lvmmed.ssl.regions import RegionPairs, pair_regions, regions_of, take_regions
+from lvmmed.ssl.regions import RegionPairs, pair_regions, regions_of
 
 Assign = Callable[[Tensor, Tensor], BatchAssignment]
 """Matches the rows of matrices [M, B, F] with those of others, row i with row i."""
@@ -81,6 +82,6 @@ def _paired_rows(
     """The `number`-th pair of every image: its region in the one view and in the other."""
     place = slice(number, number + 1)
     return (
-        take_regions(own, pairs.own[:, place]).squeeze(1),
-        take_regions(other, pairs.partner[:, place]).squeeze(1),
+        take_positions(own, pairs.own[:, place]).squeeze(1),
+        take_positions(other, pairs.partner[:, place]).squeeze(1),
     )

@@ -106,8 +106,3 @@ def pair_regions(
         [nearest_pairs(far, num_kept), nearest_pairs(far.mT, num_kept)],
         [nearest_pairs(unlike, num_alike), nearest_pairs(unlike.mT, num_alike)],
     )
-
-
-def take_regions(vectors: Float[Tensor, "B R F"], index: Int64[Tensor, "B M"]) -> Tensor:
-    """Pick regions of each image by number, [B, M, F]."""
-    return vectors.gather(1, index.unsqueeze(2).expand(-1, -1, vectors.shape[2]))

@@ -20,9 +20,10 @@ from lvmmed.augment.views import Views
 from lvmmed.config import MethodConfig
 from lvmmed.models.backbones import Features, build_backbone
 from lvmmed.models.heads import Projector
+from lvmmed.models.positions import take_positions
 from lvmmed.ssl.figures import TIE_COSINE, partner_accuracy
 from lvmmed.ssl.method import LossOutput, Method, MethodContext, RunFacts
-from lvmmed.ssl.regions import RegionPairs, pair_regions, regions_of, take_regions
+from lvmmed.ssl.regions import RegionPairs, pair_regions, regions_of
 from lvmmed.ssl.variance_covariance import (
     VicregWeights,
     mean_std,
@@ -109,7 +110,7 @@ def region_accuracy(
         same give 0.
     """
     cosine = functional.normalize(first, dim=2) @ functional.normalize(second, dim=2).mT
-    kept, column = take_regions(cosine, pairs.own), pairs.partner.unsqueeze(2)
+    kept, column = take_positions(cosine, pairs.own), pairs.partner.unsqueeze(2)
     others = kept.scatter(2, column, float("-inf"))
     return (kept.gather(2, column) - TIE_COSINE > others).all(2).float().mean()
 
@@ -267,8 +268,8 @@ class Vicregl(Method):
         first, second = regions
         forth, back = pairs
         return 0.5 * (
-            self._criterion(take_regions(first, forth.own), take_regions(second, forth.partner))
-            + self._criterion(take_regions(second, back.own), take_regions(first, back.partner))
+            self._criterion(take_positions(first, forth.own), take_positions(second, forth.partner))
+            + self._criterion(take_positions(second, back.own), take_positions(first, back.partner))
         )
 
     def _criterion(self, first: Tensor, second: Tensor) -> Tensor:
