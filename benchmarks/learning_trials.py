@@ -79,6 +79,7 @@ RECIPE: dict[str, tuple[str, ...]] = {
     "projector 2": DEEP,
     "graphs 32": ("method.graph_size=32",),
     "graphs 64": ("method.graph_size=64",),
+    "graphs 256": ("method.graph_size=256", ONE_PARTITION),  # with batches of as many
     "margin 0.5": ("method.margin=0.5",),
     "edges 0.05": ("method.edge_weight=0.05",),
     "edges ramp": ("method.edge_ramp_steps=200",),

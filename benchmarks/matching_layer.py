@@ -30,7 +30,6 @@ from provenance import provenance
 from torch import Tensor
 
 from lvmmed.engine.optim import build_optimizer, set_learning_rate
-from lvmmed.matching import imle
 from lvmmed.models.backbones import Features, build_backbone
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.ssl import lvm_med
@@ -53,7 +52,7 @@ def watched(method: LvmMed, stages: Stages) -> Iterator[None]:
         (lvm_med, "edge_affinity", "edges"),
         (lvm_med, "gumbel_like", "noise"),
         (lvm_med, "matching_loss", "loss"),
-        (imle, "solve", "solve"),
+        (method, "training_solver", "solve"),
         (lvm_med, "batch_assignment_loss", "batch"),
         (lvm_med, "match_regions", "region_matching"),
     ]

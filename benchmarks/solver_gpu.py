@@ -200,7 +200,7 @@ def floor_ms(
     return read / bandwidth / 1e6 + floor["launch_in_graph_us"] / 1e3
 
 
-def make_solvers(ways: Sequence[str], device: torch.device) -> dict[tuple[Effort, str], Any]:
+def make_solvers(ways: Sequence[str]) -> dict[tuple[Effort, str], Any]:
     """Every effort and way, each launched kernel by kernel and as a CUDA graph."""
 
     def switched(way: str, solver: Callable[..., Matching]) -> Callable[..., Matching]:
@@ -212,10 +212,9 @@ def make_solvers(ways: Sequence[str], device: torch.device) -> dict[tuple[Effort
 
     solvers = {}
     for (restarts, iterations), way in itertools.product(EFFORTS, ways):
-        eager = functools.partial(solve, restarts=restarts, iterations=iterations)
-        graphed = GraphedSolve(device=device, restarts=restarts, iterations=iterations)
-        for name, solver in ((way, eager), (f"{way}_graph", graphed)):
-            solvers[(restarts, iterations), name] = switched(way, solver)
+        for name, solver in ((way, solve), (f"{way}_graph", GraphedSolve())):
+            ready = functools.partial(solver, restarts=restarts, iterations=iterations)
+            solvers[(restarts, iterations), name] = switched(way, ready)
     return solvers
 
 
@@ -349,7 +348,7 @@ def main() -> int:
         alone = [measure_kernel(size, device, args.repeats) for size in (*sizes, (16, 32))]
     for row in alone:
         print(row)
-    solvers = make_solvers(ways, device)
+    solvers = make_solvers(ways)
     gaps = {
         num_nodes: measure_gaps(solvers, num_nodes, 2 if args.quick else GAP_GRAPHS, LONG, device)
         for num_nodes in dict.fromkeys(num_nodes for _, num_nodes in sizes)

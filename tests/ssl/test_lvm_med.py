@@ -9,6 +9,7 @@ import yaml
 from reference.lvm_med_loop import matching_of_graph
 from reference.ssl_batches import context_of_width, make_views
 
+from lvmmed.augment.rows import move
 from lvmmed.config import TrainConfig, build_config, validated
 from lvmmed.matching.affinity import global_affinity, local_affinity
 from lvmmed.matching.graph import knn_graph
@@ -388,6 +389,27 @@ def test_several_partitions_average_their_losses(views):
     torch.testing.assert_close(one.total, three.total)
     for a, b in zip(_gradients(one, features), _gradients(three, features), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lambda_", [1.0, math.inf])
+def test_a_recorded_solver_gives_the_loss_and_gradient_of_the_plain_one(
+    views, lambda_, monkeypatch
+):
+    """The third step of a shape is a replay; the first two are not."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    fields = {"graph_size": 5, "neighbors": 3, "lambda_": lambda_, "region_weight": 1.0}
+    views = [move(view, device) for view in views]
+    steps: dict[str, list[list[torch.Tensor]]] = {}
+    for switch in ("0", "1"):
+        monkeypatch.setenv("LVMMED_CUDA_GRAPH", switch)
+        method, steps[switch] = _method(**fields).to(device), []
+        for seed in range(4):
+            features = [_as_features(one.map.detach().to(device)) for one in _features(20)]
+            output = _run(method, views, features, seed=seed)
+            steps[switch].append([output.total.detach(), *_gradients(output, features)])
+        assert (method.training_solver._recording is None) == (switch == "0" or device == "cpu")
+    torch.testing.assert_close(steps["1"], steps["0"])
 
 
 def test_similar_images_share_a_graph(views):

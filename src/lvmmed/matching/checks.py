@@ -120,3 +120,22 @@ def _refuse_not_finite(name: str, values: Tensor) -> None:
             f"{name}: {float(values[tuple(first)])} at {first}, need finite values; "
             "look for a division by zero or an overflow before the matching"
         )
+
+
+def is_switched_on(name: str, value: str | None, *, default: bool) -> bool:
+    """Read a switch of the environment.
+
+    Args:
+        name: of the variable, for the error.
+        value: "1" is on, "0" off; None or nothing is the default.
+        default: what holds where it is not set.
+
+    Returns:
+        Whether it is on.
+
+    Raises:
+        InputError: another value.
+    """
+    if value not in (None, "", "0", "1"):
+        raise InputError(f"{name}: got {value!r}, need 0 (off) or 1 (on)")
+    return default if not value else value == "1"

@@ -11,9 +11,10 @@ Letters used in shapes:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -24,6 +25,26 @@ from lvmmed.matching.graph import Problem, at_least_single
 from lvmmed.matching.solver import Matching, preserved_edges, solve
 from lvmmed.matching.terms import present_edge_affinity
 from lvmmed.types import InputError
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """What solves the problems of a loss, as `solver.solve` does."""
+
+    def __call__(
+        self,
+        vertex_affinity: Float[Tensor, "B N N"],
+        edge_affinity: Float[Tensor, "B Nk Nk"],
+        neighbors_s: Int64[Tensor, "B N k"],
+        neighbors_t: Int64[Tensor, "B N k"],
+        *,
+        mask: Bool[Tensor, "B N"] | None = None,
+        restarts: int | None = None,
+        iterations: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Matching:
+        """Find matchings of (nearly) the largest total affinity."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,7 @@ def matching_loss(  # noqa: PLR0913 -- the problem, the perturbation and the sol
     generator: torch.Generator | None = None,
     vertex_noise: Float[Tensor, "B N N"] | None = None,
     edge_noise: Float[Tensor, "B Nk Nk"] | None = None,
+    solver: Solver | None = None,
 ) -> MatchingLoss:
     """Hamming distance of the perturbed matching from the identity, with the I-MLE gradient.
 
@@ -111,6 +133,8 @@ def matching_loss(  # noqa: PLR0913 -- the problem, the perturbation and the sol
             search; None = torch's own for the noise, a fixed pattern for the search.
         vertex_noise: standard noise to use, so that a caller can make it a function of the graph.
         edge_noise: the same for edges.
+        solver: what solves both problems; None = `solver.solve`. A training loop on a GPU saves
+            most of the time with a `cuda_graph.GraphedSolve` that it keeps.
 
     Returns:
         The loss with its gradient, and the matching it judges. Wrong arguments raise InputError.
@@ -132,8 +156,10 @@ def matching_loss(  # noqa: PLR0913 -- the problem, the perturbation and the sol
             neighbors_t=neighbors_t,
             mask=mask,
         )
-        effort = {"restarts": restarts, "iterations": iterations}
-        matching, second, is_skipped = _solve_both(perturbed, lambda_, effort, generator)
+        search = partial(
+            solver or solve, restarts=restarts, iterations=iterations, generator=generator
+        )
+        matching, second, is_skipped = _solve_both(perturbed, lambda_, search)
         hamming = _hamming(matching.permutation, mask).to(perturbed.vertex_affinity.dtype)
         num_units = _num_units(vertex_affinity, mask, reduction)
         scale = 1.0 if math.isinf(lambda_) else 1.0 / lambda_
@@ -216,22 +242,19 @@ def second_solve_is_identity(problem: Problem, lambda_: float) -> Bool[Tensor, "
 
 
 def _solve_both(
-    problem: Problem,
-    lambda_: float,
-    effort: dict[str, int],
-    generator: torch.Generator | None,
+    problem: Problem, lambda_: float, search: Callable[..., Matching]
 ) -> tuple[Matching, Int64[Tensor, "B N"], Bool[Tensor, "B"]]:
     """Solve the perturbed problem and, where it must be, the stepped one, in one batch."""
     num_graphs, n, _ = problem.vertex_affinity.shape
     identity = torch.arange(n, device=problem.neighbors_s.device).expand(num_graphs, n)
     if math.isinf(lambda_):
         everywhere = identity.new_ones(num_graphs, dtype=torch.bool)
-        return _solve(problem, effort, generator), identity, everywhere
+        return _solve(problem, search), identity, everywhere
     is_identity = second_solve_is_identity(problem, lambda_)
     rows = torch.arange(num_graphs, device=identity.device)
     if identity.device.type == "cpu":
         rows = rows[~is_identity]  # on a GPU this would wait for the device; the batch is cheap
-    both = _solve(_with_steps(problem, rows, lambda_), effort, generator)
+    both = _solve(_with_steps(problem, rows, lambda_), search)
     first = Matching(both.permutation[:num_graphs], both.objective[:num_graphs])
     second = identity.clone().index_copy(0, rows, both.permutation[num_graphs:])
     return first, torch.where(is_identity.unsqueeze(1), identity, second), is_identity
@@ -255,16 +278,13 @@ def _with_steps(problem: Problem, rows: Int64[Tensor, " X"], lambda_: float) -> 
     )
 
 
-def _solve(problem: Problem, effort: dict[str, int], generator: torch.Generator | None) -> Matching:
-    return solve(
+def _solve(problem: Problem, search: Callable[..., Matching]) -> Matching:
+    return search(
         problem.vertex_affinity,
         problem.edge_affinity,
         problem.neighbors_s,
         problem.neighbors_t,
         mask=problem.mask,
-        restarts=effort["restarts"],
-        iterations=effort["iterations"],
-        generator=generator,
     )
 
 

@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from lvmmed.matching.checks import is_switched_on
 from lvmmed.matching.graph import Problem
 from lvmmed.matching.tabu import gradient_at, tabu_search
 from lvmmed.matching.terms import DenseTerms, PairTerms
 from lvmmed.matching.triton_search import MAX_NODES, padded_nodes, triton_tabu_search
-from lvmmed.types import InputError
 
 SWITCH = "LVMMED_TRITON"
 """Environment variable: 1 lets the kernel serve, 0 or nothing does not."""
@@ -47,9 +47,7 @@ def is_kernel_wanted(switch: str | None, device_type: str) -> bool:
     Raises:
         InputError: the switch is neither 0 nor 1.
     """
-    if switch not in (None, "", "0", "1"):
-        raise InputError(f"{SWITCH}: got {switch!r}, need 0 (torch search) or 1 (Triton kernel)")
-    return switch == "1" and device_type == "cuda"
+    return is_switched_on(SWITCH, switch, default=False) and device_type == "cuda"
 
 
 def objection_to_kernel(

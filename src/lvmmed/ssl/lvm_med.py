@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from lvmmed.augment.views import Views
 from lvmmed.matching.affinity import edge_affinity, global_affinity, local_affinity
+from lvmmed.matching.cuda_graph import GraphedSolve
 from lvmmed.matching.graph import Problem, join_problems, knn_graph
-from lvmmed.matching.imle import MatchingLoss, matching_loss
+from lvmmed.matching.imle import MatchingLoss, Solver, matching_loss
 from lvmmed.models.backbones import Features
 from lvmmed.models.heads import Projector
 from lvmmed.models.message_passing import MessagePassing
@@ -63,6 +64,7 @@ class LvmMed(Method):
         super().__init__()
         self.config = config
         self._num_steps = context.facts.num_steps
+        self.training_solver = GraphedSolve()
         self.projector = Projector(
             context.backbone.width,
             config.projection_width,
@@ -126,7 +128,9 @@ class LvmMed(Method):
                     total=pooled.sum() * 0.0, metrics={"num_unmatched": num_unmatched}
                 )
             problems = self._training_problems(sides, partition, step=step, generator=generator)
-            result = self._matching_loss(problems, step=step, generator=generator)
+            result = self._matching_loss(
+                problems, step=step, generator=generator, solver=self.training_solver
+            )
             total = result.loss
             terms = {"matching_loss": total.detach()}
             metrics = perturbed_figures(result, partition)
@@ -340,7 +344,12 @@ class LvmMed(Method):
         )
 
     def _matching_loss(
-        self, problems: list[Problem], *, step: int, generator: torch.Generator
+        self,
+        problems: list[Problem],
+        *,
+        step: int,
+        generator: torch.Generator,
+        solver: Solver | None = None,
     ) -> MatchingLoss:
         config = self.config
         num_samples = config.noise_samples
@@ -375,6 +384,7 @@ class LvmMed(Method):
             generator=generator,
             vertex_noise=vertex_noise,
             edge_noise=edge_noise,
+            solver=solver,
         )
 
     def _solve(self, problem: Problem, partition: Partition) -> MatchedGraphs:
