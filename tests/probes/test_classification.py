@@ -1,13 +1,17 @@
 """Oracles: scikit-learn, plain loops, arithmetic by hand."""
 
+import os
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from lvmmed.evaluation.classification import classification_scores
 from lvmmed.probes import (
+    classification,
     cosine_similarity,
     few_shot_subset,
     fit_knn,
@@ -96,6 +100,29 @@ def test_linear_probe_equals_scikit_learn_at_the_chosen_strength():
     oracle.fit(scaler.transform(train), labels)
     expected = oracle.predict_proba(scaler.transform(test))
     np.testing.assert_allclose(fitted.predict(test), expected, atol=2e-3)
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one processor: BLAS has one thread anyway")
+@pytest.mark.parametrize(("size", "threads"), [(2**25, 1), (0, 2)])
+def test_small_probes_fit_on_one_thread_and_leave_the_others_as_they_were(
+    size, threads, monkeypatch
+):
+    def blas_threads():
+        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+    seen, fit = [], LogisticRegression.fit
+
+    def watched(self, *arguments):
+        seen.append(blas_threads())
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(LogisticRegression, "fit", watched)
+    monkeypatch.setattr(classification, "ONE_THREAD_SIZE", size)
+    train, labels = _clouds(10, seed=0)
+    with threadpool_limits(limits=2):
+        linear_probe(train, labels, train, labels, num_classes=3, choices=(0.1, 1.0))
+        assert blas_threads() == {2}
+    assert seen == [{threads}] * 2
 
 
 def test_linear_probe_takes_the_best_strength_on_val_and_the_strongest_at_a_tie():

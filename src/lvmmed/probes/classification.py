@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from lvmmed.evaluation.classification import classification_scores
 from lvmmed.types import InputError
@@ -29,6 +30,10 @@ REGULARISATION_CHOICES = tuple(10.0 ** (e / 2) for e in range(-10, 3))
 """Values of C (inverse strength) for standardised features, from 1e-5 (strong) to 10 (weak)."""
 
 MAX_SOLVER_STEPS = 1000
+
+ONE_THREAD_SIZE = 2**25
+"""Features with fewer numbers are fitted on one thread: BLAS gains nothing from more in products
+with so few columns, and loses much beside other work (`benchmarks/linear_probe.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +203,8 @@ def _fit_quietly(
     model: LogisticRegression, features: np.ndarray, labels: Int[np.ndarray, " n"]
 ) -> bool:
     """Fit, and say whether the solver converged instead of warning."""
-    with warnings.catch_warnings(record=True) as caught:
+    threads = 1 if features.size < ONE_THREAD_SIZE else None
+    with threadpool_limits(limits=threads), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(features, labels)
     for warning in caught:
