@@ -11,6 +11,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from lvmmed.config import DataConfig, LogConfig, ModelConfig, TrainConfig, ViewsConfig
+from lvmmed.data.salt import SALT_VARIABLE
+from lvmmed.matching import cuda_graph, search_choice
 from lvmmed.recipes.finetuning import FinetuneSettings
 from lvmmed.recipes.pretraining_recipes import RECIPES
 from lvmmed.ssl.method import Method
@@ -24,6 +26,23 @@ GROUPS = {
     "train": TrainConfig,
     "log": LogConfig,
 }
+VARIABLES = {
+    SALT_VARIABLE: (
+        "a private file of the user",
+        "Salt of the keys that stand for patients; set the same to compare patients across "
+        "machines.",
+    ),
+    cuda_graph.SWITCH: (
+        "`1`",
+        "On an NVIDIA GPU training records its matching solver as a CUDA graph; `0` launches it "
+        "kernel by kernel.",
+    ),
+    search_choice.SWITCH: (
+        "`0`",
+        "`1` lets a Triton kernel search for matchings on an NVIDIA GPU; it is checked first.",
+    ),
+}
+"""Variables of the environment: name -> (default, meaning)."""
 
 
 def fields_table(settings: type[BaseModel], prefix: str) -> list[str]:
@@ -67,13 +86,15 @@ def recipes_page() -> str:
 
 
 def configuration_page() -> str:
-    """Groups of a pre-training run, and the settings of fine-tuning."""
+    """Groups of a pre-training run, settings of fine-tuning and variables of the environment."""
     lines = ["# Configuration", "", "Override any field with `--set group.field=value`."]
     for name, settings in GROUPS.items():
         lines += ["", f"## {name}", "", *fields_table(settings, f"{name}.")]
     lines += ["", "The group `method` is listed with [the methods](methods.md)."]
     lines += ["", "## Fine-tuning", "", "`lvmmed finetune ... --set field=value`", ""]
     lines += fields_table(FinetuneSettings, "")
+    lines += ["", "## Environment", "", "| variable | default | meaning |", "|---|---|---|"]
+    lines += [f"| `{name}` | {default} | {text} |" for name, (default, text) in VARIABLES.items()]
     return "\n".join(lines) + "\n"
 
 
