@@ -396,7 +396,7 @@ def test_several_partitions_average_their_losses(views):
 def test_a_recorded_solver_gives_the_loss_and_gradient_of_the_plain_one(
     views, lambda_, monkeypatch
 ):
-    """The third step of a shape is a replay; the first two are not."""
+    """From the second step of a shape on the solver replays."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fields = {"graph_size": 5, "neighbors": 3, "lambda_": lambda_, "region_weight": 1.0}
     views = [move(view, device) for view in views]

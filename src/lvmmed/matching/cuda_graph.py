@@ -118,9 +118,9 @@ class GraphedSolve:
         Raises:
             InputError: as `solve` does; LVMMED_CUDA_GRAPH is neither 0 nor 1.
         """
-        check_effort(restarts, iterations)
         is_wanted = is_switched_on(SWITCH, os.environ.get(SWITCH), default=True)
         if is_wanted and vertex_affinity.device.type == "cuda" and neighbors_s.shape[2]:
+            check_effort(restarts, iterations)
             problem = searchable(vertex_affinity, edge_affinity, neighbors_s, neighbors_t, mask)
             effort = effort_for(vertex_affinity.shape[1], restarts, iterations)
             recording = self._recording_for(problem, effort)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -26,25 +26,8 @@ from lvmmed.matching.solver import Matching, preserved_edges, solve
 from lvmmed.matching.terms import present_edge_affinity
 from lvmmed.types import InputError
 
-
-@runtime_checkable
-class Solver(Protocol):
-    """What solves the problems of a loss, as `solver.solve` does."""
-
-    def __call__(
-        self,
-        vertex_affinity: Float[Tensor, "B N N"],
-        edge_affinity: Float[Tensor, "B Nk Nk"],
-        neighbors_s: Int64[Tensor, "B N k"],
-        neighbors_t: Int64[Tensor, "B N k"],
-        *,
-        mask: Bool[Tensor, "B N"] | None = None,
-        restarts: int | None = None,
-        iterations: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Matching:
-        """Find matchings of (nearly) the largest total affinity."""
-        ...
+Solver: TypeAlias = Callable[..., Matching]
+"""What solves the problems of a loss, with the arguments of `solver.solve`."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +225,7 @@ def second_solve_is_identity(problem: Problem, lambda_: float) -> Bool[Tensor, "
 
 
 def _solve_both(
-    problem: Problem, lambda_: float, search: Callable[..., Matching]
+    problem: Problem, lambda_: float, search: Solver
 ) -> tuple[Matching, Int64[Tensor, "B N"], Bool[Tensor, "B"]]:
     """Solve the perturbed problem and, where it must be, the stepped one, in one batch."""
     num_graphs, n, _ = problem.vertex_affinity.shape
@@ -278,7 +261,7 @@ def _with_steps(problem: Problem, rows: Int64[Tensor, " X"], lambda_: float) -> 
     )
 
 
-def _solve(problem: Problem, search: Callable[..., Matching]) -> Matching:
+def _solve(problem: Problem, search: Solver) -> Matching:
     return search(
         problem.vertex_affinity,
         problem.edge_affinity,
