@@ -332,12 +332,13 @@ def test_relative_noise_of_a_graph_does_not_depend_on_the_scale_of_others(views)
 
 
 @pytest.mark.parametrize("num_small", [0, 2])
-def test_the_whole_batch_is_assigned_as_by_trying_all_permutations(views, num_small):
+@pytest.mark.parametrize("margins", [{"margin": 0.5}, {"margin": 2.0, "batch_margin": 0.5}])
+def test_the_whole_batch_is_assigned_as_by_trying_all_permutations(views, num_small, margins):
     """Six images: extra loss and gradient are those of the best of 720 permutations.
 
     With small crops, of the mean over each full view with every view that comes after it.
     """
-    fields = {**QUIET, "graph_size": 3, "neighbors": 2, "margin": 0.5}
+    fields = {**QUIET, "graph_size": 3, "neighbors": 2, **margins}
     method = _method(**{**fields, "batch_weight": 0.7})
     features = [*_features(6, seed=3), *_features(6, seed=5)[:num_small]]
     some = [view[slice(0, 6)] for view in views]
@@ -453,6 +454,7 @@ def test_similar_images_share_a_graph(views):
         {"batch_matching_size": 8},
         {"region_weight": 0.5},
         {"margin": 0.2},
+        {"batch_margin": 0.0},
         {"lambda_": 0.5},
         {"reduction": "graph"},
     ],

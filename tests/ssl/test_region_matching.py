@@ -73,9 +73,10 @@ def views():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_regions_are_matched_as_by_trying_all_permutations(views, seed):
+@pytest.mark.parametrize("margins", [{}, {"margin": 2.0, "batch_margin": MARGIN}])
+def test_regions_are_matched_as_by_trying_all_permutations(views, seed, margins):
     """Nine regions, four pairs of each kind and direction kept, each matched over five images."""
-    method = _method(region_weight=0.7, region_pairs=4)
+    method = _method(**margins, region_weight=0.7, region_pairs=4)
     features = _features(seed)
     rows = _loops(method, views, features, num_kept=4)
     assert len(rows) == 16
@@ -84,7 +85,7 @@ def test_regions_are_matched_as_by_trying_all_permutations(views, seed):
     assert num_wrong > 0
     leaves = [one.map for one in features]
     wanted = torch.autograd.grad(0.7 * worth, leaves)
-    plain, output = _run(_method(), views, features), _run(method, views, features)
+    plain, output = _run(_method(**margins), views, features), _run(method, views, features)
     extra = float((output.total - plain.total).detach())
     assert extra == pytest.approx(0.7 * 2 * num_wrong / NUM, rel=1e-5)
     assert float(output.terms["region_matching_loss"]) == pytest.approx(extra, rel=1e-4)

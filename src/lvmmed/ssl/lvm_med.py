@@ -338,7 +338,7 @@ class LvmMed(Method):
             size=config.batch_matching_size,
             noise=self.config.noise_at(step, self._num_steps),
             is_relative=config.noise_unit == "relative",
-            margin=config.margin,
+            margin=config.margin_of_batch,
             num_samples=config.noise_samples,
             generator=generator,
         )

@@ -72,6 +72,8 @@ class LvmMedConfig(MethodConfig):
     """Draws of the noise a step, each solved; their mean gradient is smoother. Paper 1."""
     margin: float = Field(1.0, ge=0)
     """Taken off the true pairs' affinity before solving, in units of cosine. Paper 0."""
+    batch_margin: float | None = Field(None, ge=0)
+    """Margin of the matchings of the whole batch and of regions; none = that of `margin`."""
     lambda_: float = Field(
         float("inf"), gt=0, validation_alias=AliasChoices("lambda_", "lambda"), allow_inf_nan=True
     )
@@ -102,6 +104,11 @@ class LvmMedConfig(MethodConfig):
         """Scale of the Gumbel noise at a step, in `noise_unit`."""
         start, end = self.noise, self.noise_end
         return start if end is None else start + (end - start) * min(1.0, step / num_steps)
+
+    @property
+    def margin_of_batch(self) -> float:
+        """Margin of the matchings of the whole batch and of regions."""
+        return self.margin if self.batch_margin is None else self.batch_margin
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "LvmMedConfig":
