@@ -28,14 +28,14 @@ MARKER = "demo.json"
 METHODS = ("lvm-med", "simclr")
 SEEDS = (0, 1, 2)
 BACKBONE = "resnet10t"
-SIZE_PX = 40
+SIZE_PX = 36
 STORE_SIZE_PX = 56
 OVERRIDES = (
     f"model.backbone={BACKBONE}",
     f"views.size={SIZE_PX}",
     "train.batch_size=64",
     "train.steps=50",
-    "log.every=5",
+    "log.every=10",
 )
 FINETUNE = FinetuneSettings(backbone=BACKBONE, size_px=SIZE_PX, epochs=6, seeds=(0,))
 
