@@ -65,6 +65,23 @@ def test_edge_affinity_without_slots_is_empty():
     assert edge_affinity(torch.rand(2, 3, 4), torch.rand(2, 3, 4), none, none).shape == (2, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("nodes_s", torch.rand(3, 4), r"nodes_s: shape \(3, 4\), need \[B, N, F\]"),
+        ("nodes_t", torch.rand(1, 3, 4), r"nodes_t: shape .* nodes_s, \(2, 3, 4\)"),
+        ("neighbors_s", torch.zeros(2, 4, 1).long(), r"neighbors_s: .* need \[2, 3, k\]"),
+        ("neighbors_t", torch.zeros(3, 1).long(), r"neighbors_t: .* need \[2, 3, k\]"),
+    ],
+)
+def test_each_wrong_shape_is_named(name, value, message):
+    edges = torch.zeros(2, 3, 1, dtype=torch.int64)
+    parts = {"nodes_s": torch.rand(2, 3, 4), "nodes_t": torch.rand(2, 3, 4)}
+    parts |= {"neighbors_s": edges, "neighbors_t": edges, name: value}
+    with pytest.raises(InputError, match=message):
+        affinity._check_nodes(**parts)
+
+
 def test_equal_nodes_give_finite_gradients():
     nodes = torch.ones(1, 3, 2, requires_grad=True)
     neighbors = torch.tensor([[[1], [2], [0]]])

@@ -45,6 +45,15 @@ def test_knn_graph_ignores_padded_nodes(generator):
     assert (found[:, 4:] == -1).all()
 
 
+def test_knn_graph_lists_nodes_without_a_finite_distance_last():
+    nodes = torch.tensor([[[0.0], [1.0], [torch.nan], [3.0]]])
+    found = knn_graph(nodes, 3)
+    assert found[0, [0, 1, 3]].tolist() == [[1, 3, 2], [0, 3, 2], [1, 0, 2]]
+    assert found[0, 2].tolist() == [0, 1, 3]
+    far = knn_graph(torch.tensor([[[1e30, 0.0], [0.0, 1e30], [0.0, 0.0]]]), 2)
+    assert sorted(far[0, 0].tolist()) == [1, 2]
+
+
 def test_knn_graph_passes_no_gradient_and_takes_half_precision():
     nodes = torch.rand(1, 4, 3, requires_grad=True)
     assert not knn_graph(nodes, 2).requires_grad

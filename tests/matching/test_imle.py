@@ -275,6 +275,28 @@ def test_the_proof_looks_at_real_nodes_and_present_edges_only():
     assert not second_solve_is_identity(problem, 0.1)
 
 
+def test_the_proof_counts_edges_at_the_nodes_they_lead_to():
+    """Six nodes point at node 6 in one view and at node 7 in the other.
+
+    At lambda 1 the identity pays 8. To exchange 6 and 7, the only heads, pays the 6 edges of 1.9
+    each and 8 - 2 * 2 for the step: 15.4.
+    """
+    neighbors_s, neighbors_t = torch.full((2, 1, 8, 1), -1)
+    neighbors_s[0, :6], neighbors_t[0, :6] = 6, 7
+    problem = as_problem(
+        (torch.zeros(1, 8, 8), torch.full((1, 8, 8), 1.9), neighbors_s, neighbors_t)
+    )
+    assert not second_solve_is_identity(problem, 1.0)
+    assert second_solve_is_identity(problem, 6.0)
+
+
+def test_the_proof_knows_that_a_loss_can_be_avoided():
+    """Three edges that cost 5 each; to exchange nodes 1 and 2 breaks one, for a step of 4."""
+    neighbors = torch.tensor([[[1], [0], [0]]])
+    problem = as_problem((torch.zeros(1, 3, 3), torch.full((1, 3, 3), -5.0), neighbors, neighbors))
+    assert not second_solve_is_identity(problem, 1.0)
+
+
 def as_problem(parts):
     names = ("vertex_affinity", "edge_affinity", "neighbors_s", "neighbors_t")
     return Problem(**dict(zip(names, parts, strict=True)))
@@ -290,6 +312,25 @@ def test_gradients_come_in_the_precision_of_the_affinities():
         result, *found = gradients(parts, noise=0.1, margin=0.2, lambda_=2.0)
         assert {part.dtype for part in found} == {dtype}
         assert result.loss.dtype in (torch.float32, torch.float64)
+
+
+def test_mixed_precision_and_strided_neighbours_change_nothing():
+    problem = instances(3, 8, k=3, signal=0.3, dtype=torch.float32)
+    vertex, edge, neighbors_s, neighbors_t = problem
+    strided = [one.mT.contiguous().mT for one in (neighbors_s, neighbors_t)]
+    settings = {"noise": 0.1, "margin": 0.5, "lambda_": 0.5, **fixed_noise(problem)}
+    expected = matching_loss(vertex.double(), edge.double(), *problem[2:], **settings)
+    found = matching_loss(vertex.double(), edge, *strided, **settings)
+    assert torch.equal(found.matching.permutation, expected.matching.permutation)
+    torch.testing.assert_close(found.loss, expected.loss)
+
+
+@pytest.mark.parametrize("lambda_", [math.inf, 0.5])
+def test_no_graphs_give_no_loss(lambda_):
+    parts = [part[:0] for part in instances(1, 5, k=2)]
+    result = matching_loss(*parts, noise=0.1, margin=0.0, lambda_=lambda_)
+    assert result.hamming.shape == (0,)
+    assert result.matching.permutation.shape == (0, 5)
 
 
 @pytest.mark.parametrize("lambda_", [math.inf, 0.5])

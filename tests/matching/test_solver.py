@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lvmmed.matching.checks import check_permutation
 from lvmmed.matching.solver import draw_uniform, effort_for, objective, solve
 from lvmmed.types import InputError
 
@@ -69,7 +70,58 @@ def test_objective_is_differentiable():
     assert set(edge.grad.unique().tolist()) <= {0.0, 1.0}
 
 
+@pytest.mark.parametrize(
+    ("permutation", "message"),
+    [
+        (torch.zeros(2, 4).long(), r"permutation: row 0 is \[0, 0, 0, 0\], need each of 0..3 once"),
+        (torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]]), r"permutation: row 1 is \[0, 1, 2, 4\]"),
+        (torch.zeros(1, 4).long(), r"permutation: shape \(1, 4\), need \[2, 4\]"),
+        (torch.zeros(2, 4), r"permutation: dtype torch\.float32"),
+    ],
+)
+def test_what_is_no_permutation_has_no_objective(permutation, message):
+    with pytest.raises(InputError, match=message):
+        check_permutation(permutation, torch.zeros(2, 4, 4))
+
+
+def test_the_objective_asks_for_a_permutation():
+    with pytest.raises(InputError, match=r"permutation: row 1 is \[0, 1, 2, 2\]"):
+        objective(*instances(2, 4, k=2), torch.tensor([[0, 1, 2, 3], [0, 1, 2, 2]]))
+
+
+def test_the_objective_of_half_precision_is_summed_in_single():
+    problem = [part.bfloat16() if part.is_floating_point() else part for part in instances(2, 8)]
+    matching = solve(*problem)
+    assert torch.equal(objective(*problem, matching.permutation), matching.objective)
+
+
 # ---- invariances
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+@pytest.mark.parametrize("factor", [1e-30, 1e-8, 1e8, 1e30])
+def test_the_unit_of_the_affinities_does_not_matter(factor, is_masked):
+    vertex, edge, *graphs = instances(4, 12, signal=0.8, noise=0.05, dtype=torch.float32)
+    mask = torch.arange(12).expand(4, 12) < 10 if is_masked else None
+    usual = solve(vertex, edge, *graphs, mask=mask)
+    found = solve(factor * vertex, factor * edge, *graphs, mask=mask)
+    torch.testing.assert_close(found.objective / factor, usual.objective, rtol=1e-5, atol=1e-5)
+    none = torch.empty(4, 12, 0, dtype=torch.int64)
+    parts = (torch.empty(4, 0, 0), none, none)
+    assert torch.equal(
+        solve(factor * vertex, *parts, mask=mask).permutation,
+        solve(vertex, *parts, mask=mask).permutation,
+    )
+
+
+@pytest.mark.parametrize("k", [0, 2])
+def test_no_graphs_have_no_matching(k):
+    problem = [part[:0] for part in instances(1, 5, k=2)]
+    if not k:
+        problem[1] = problem[1][:, :0, :0]
+        problem[2:] = [part[:, :, :0] for part in problem[2:]]
+    matching = solve(*problem)
+    assert (matching.permutation.shape, matching.objective.shape) == ((0, 5), (0,))
 
 
 def test_solving_relabelled_graphs_gives_the_same_objective(generator):

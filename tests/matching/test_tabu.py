@@ -80,7 +80,7 @@ def test_a_search_leaves_its_starts_and_padded_nodes_as_they_are(generator):
     assert torch.equal(best.sort(2).values, before)
 
 
-def test_two_nodes_are_exchanged_when_it_pays_although_the_way_back_is_tabu():
+def test_two_nodes_are_exchanged_when_it_pays():
     vertex = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
     none = torch.zeros(1, 2, 0, dtype=torch.int64)
     problem = Problem(
@@ -92,6 +92,35 @@ def test_two_nodes_are_exchanged_when_it_pays_although_the_way_back_is_tabu():
     starts = torch.tensor([[[0, 1], [1, 0]]])
     best = tabu_search(DenseTerms(problem), vertex, starts, torch.rand(5, 2, 2), mask=None)
     assert best.tolist() == [[[1, 0], [1, 0]]]
+
+
+def test_a_tabu_exchange_is_made_where_it_gives_a_new_best():
+    """Exchanges of nodes 0 and 1, 2 and 3, 4 and 5, here A, B and C, and none of others.
+
+    Alone they pay 1, 0.6 and 0.5. Edges pay A and B together -0.4, A and C -4.3, B and C 3.9. So
+    A (1), A B (1.2) and A B C (1.3) are climbed one by one, and the best, B C (5), is reached by
+    taking back A, which is tabu.
+    """
+    vertex = torch.full((1, 6, 6), -10.0)
+    vertex[0].fill_diagonal_(0.0)
+    for first, half in ((0, 0.5), (2, 0.3), (4, 0.25)):
+        vertex[0, first, first + 1] = vertex[0, first + 1, first] = half
+    neighbors_s, neighbors_t = torch.full((2, 1, 6, 2), -1)
+    neighbors_s[0, 0], neighbors_s[0, 2, 0] = torch.tensor([2, 4]), 4
+    neighbors_t[0, 1], neighbors_t[0, 3, 0] = torch.tensor([3, 5]), 5
+    edge = torch.zeros(1, 12, 12)  # slot a of node i is 2 i + a
+    edge[0, 0, 2], edge[0, 1, 3], edge[0, 4, 6] = -0.4, -4.3, 3.9
+    problem = Problem(
+        vertex_affinity=vertex,
+        edge_affinity=edge,
+        neighbors_s=neighbors_s,
+        neighbors_t=neighbors_t,
+    )
+    starts = torch.arange(6).view(1, 1, 6)
+    for num_steps, expected in ((3, [1, 0, 3, 2, 5, 4]), (4, [0, 1, 3, 2, 5, 4])):
+        tenures = torch.ones(num_steps, 1, 2)  # the longest
+        best = tabu_search(DenseTerms(problem), vertex, starts, tenures, mask=None)
+        assert best.tolist() == [[expected]]
 
 
 def test_no_iterations_return_the_starts(generator):

@@ -510,14 +510,22 @@ def test_a_kill_of_the_parent_ends_its_processes(data, tmp_path):
     _wait(is_still)
 
 
+@pytest.fixture(scope="module")
+def never_killed(data, tmp_path_factory):
+    suite = suite_of(overrides=[*FIELDS, "train.steps=40"])
+    folder = tmp_path_factory.mktemp("benchmark") / "whole"
+    benchmark(suite, folder, data=data)
+    return suite, folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_jobs", [1, 2])
 def test_the_same_command_after_a_sigkill_gives_the_table_of_one_never_killed(
-    data, tmp_path, num_jobs
+    never_killed, data, tmp_path, num_jobs
 ):
     """Killed in the middle of a pre-training, with another call turned away while it ran."""
-    suite = suite_of(overrides=[*FIELDS, "train.steps=40"])
-    out, whole = tmp_path / "out", tmp_path / "whole"
+    suite, whole = never_killed
+    out = tmp_path / "out"
     words = ("--jobs", str(num_jobs))
     first = _started(tmp_path, suite, out, data, *words)
     _wait(lambda: _num_rows(out) >= 5)
@@ -531,7 +539,6 @@ def test_the_same_command_after_a_sigkill_gives_the_table_of_one_never_killed(
     (left / ".encoder.safetensors.12345.tmp").write_text("half")
     assert _started(tmp_path, suite, out, data, *words).wait() == 0
     assert not list(out.rglob("*.12345.tmp"))
-    benchmark(suite, whole, data=data)
     assert _figures(out) == _figures(whole)
     assert all(row["status"] == "scored" for row in _rows(out))
 

@@ -265,6 +265,28 @@ def test_the_ratio_of_noise_to_affinity_by_hand(views):
     assert relative["noise_to_affinity"] == pytest.approx(0.3 * math.pi / math.sqrt(6), rel=1e-5)
 
 
+@pytest.mark.parametrize("lambda_", [0.4, 80.0, math.inf])
+def test_the_second_solve_is_judged_on_the_matchings_of_training(views, lambda_):
+    """Equal views without edges: the other nodes of a graph are alike up to some cosine c.
+
+    A node gains c - 1 + margin elsewhere at most, which must be under 2 lambda; under 160, where
+    lambda is infinite. The margin is chosen so that two of five graphs stay under it.
+    """
+    (features, _), size = _features(20), 4
+    fields = {"graph_size": size, "neighbors": 1, "second_order": False, "message_passing": False}
+    fields |= {"alpha": 1.0, "noise": 0.0, "lambda_": lambda_}
+    with torch.no_grad():
+        nodes = _method(**fields).projector(features.pooled)
+    nodes = torch.nn.functional.normalize(nodes, dim=1).view(5, size, -1)
+    alike = (nodes @ nodes.mT - 2 * torch.eye(size)).flatten(1).amax(1)
+    between = alike.sort().values[1:3].mean().item()
+    margin = 2 * min(lambda_, 80.0) + 1 - between
+    figures = _method(**fields, margin=margin).diagnostics(
+        views, [features, features], step=0, generator=torch.Generator().manual_seed(0)
+    )
+    assert figures["second_solve_skipped"] == pytest.approx(2 / 5)
+
+
 def test_the_solver_gap_is_that_of_the_matchings_without_noise(views):
     method, features = _method(noise=5.0, solver_iterations=60), _features(20, seed=2)
     gaps = [
@@ -338,8 +360,8 @@ def test_the_whole_batch_is_assigned_as_by_trying_all_permutations(views, num_sm
 
     With small crops, of the mean over each full view with every view that comes after it.
     """
-    fields = {**QUIET, "graph_size": 3, "neighbors": 2, **margins}
-    method = _method(**{**fields, "batch_weight": 0.7})
+    fields = {**QUIET, "graph_size": 3, "neighbors": 2, "margin": margins["margin"]}
+    method = _method(**{**fields, **margins, "batch_weight": 0.7})
     features = [*_features(6, seed=3), *_features(6, seed=5)[:num_small]]
     some = [view[slice(0, 6)] for view in views]
     nodes = [method.projector(one.pooled) for one in features]
@@ -512,6 +534,10 @@ def test_more_noise_than_signal_drowns_the_matching(views):
         ({"graph_size": 4}, r"method\.neighbors: got 5, need fewer than .* = 4; lower it"),
         ({"graph_size_end": 48}, r"graph_size_end: got 48, need .* = 16 times .*such as 64"),
         ({"graph_size_end": 8}, r"graph_size_end: got 8, need method.graph_size = 16 times 1, 2"),
+        (
+            {"batch_weight": 0.0, "batch_margin": 0.5},
+            r"method\.batch_margin: got 0\.5, but method\.batch_weight and .* leave it out",
+        ),
         ({"neighbors": 0}, r"method\.neighbors: got 0"),
         ({"alpha": 1.2}, r"method\.alpha: got 1\.2"),
         ({"alpha": -0.1}, r"method\.alpha: got -0\.1"),

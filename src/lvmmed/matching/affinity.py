@@ -37,9 +37,17 @@ def global_affinity(
 ) -> Float[Tensor, "B N N"]:
     """Compare every node of view s with every node of view t by the cosine.
 
+    Args:
+        nodes_s: feature vectors of view s, after message passing.
+        nodes_t: the same of view t, of the same shape.
+
+    Returns:
+        Cosines. Two views of different shape raise InputError.
+
     Source:
         Paper section 3.2.2, c_glo.
     """
+    _check_nodes(nodes_s, nodes_t)
     with torch.autocast(nodes_s.device.type, enabled=False):
         return unit_vectors(nodes_s) @ unit_vectors(nodes_t).transpose(1, 2)
 
@@ -60,11 +68,13 @@ def edge_affinity(
 
     Returns:
         cos(nodes_s[i] - nodes_s[j], nodes_t[a] - nodes_t[b]) for edges i -> j and a -> b; 0 where
-        either edge is absent (neighbour -1) or joins two nodes of equal features.
+        either edge is absent (neighbour -1) or joins two nodes of equal features. Wrong shapes
+        raise InputError.
 
     Source:
         Paper section 3.2.3.
     """
+    _check_nodes(nodes_s, nodes_t, neighbors_s=neighbors_s, neighbors_t=neighbors_t)
     with torch.autocast(nodes_s.device.type, enabled=False):
         return _edge_directions(nodes_s, neighbors_s) @ _edge_directions(
             nodes_t, neighbors_t
@@ -227,6 +237,19 @@ def _squared_feature_distances(
 def _lengths(maps: Float[Tensor, "B N R D"]) -> Float[Tensor, "B N R"]:
     lengths: Float[Tensor, "B N R"] = torch.linalg.vector_norm(at_least_single(maps), dim=-1)
     return lengths
+
+
+def _check_nodes(nodes_s: Tensor, nodes_t: Tensor, **of_neighbors: Tensor) -> None:
+    if nodes_s.ndim != 3:
+        raise InputError(f"nodes_s: shape {tuple(nodes_s.shape)}, need [B, N, F]")
+    if nodes_t.shape != nodes_s.shape:
+        raise InputError(
+            f"nodes_t: shape {tuple(nodes_t.shape)}, need that of nodes_s, {tuple(nodes_s.shape)}"
+        )
+    for name, neighbors in of_neighbors.items():
+        if neighbors.ndim != 3 or neighbors.shape[:2] != nodes_s.shape[:2]:
+            need = f"[{nodes_s.shape[0]}, {nodes_s.shape[1]}, k]"
+            raise InputError(f"{name}: shape {tuple(neighbors.shape)}, need {need}")
 
 
 def _check_local(

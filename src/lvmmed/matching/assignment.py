@@ -38,6 +38,8 @@ def assign(
         with_prices = scores.device.type != "cpu"
     if with_prices:
         scores = less_prices(scores)
+    if len(scores) == 0:
+        return scores.new_empty(scores.shape[:2], dtype=torch.int64)
     matrices = scores.cpu().numpy()
     num_threads = min(len(matrices), torch.get_num_threads())
     if num_threads > 1:

@@ -74,6 +74,32 @@ def check_values(problem: Problem) -> None:
         _refuse_not_finite("edge_affinity", edge.masked_fill(absent, 0.0))
 
 
+def check_permutation(permutation: Tensor, vertex_affinity: Tensor) -> None:
+    """Check that matchings fit a problem; their values on the CPU only.
+
+    Args:
+        permutation: must be [B, N], int64, each row a permutation of 0..N-1.
+        vertex_affinity: of the problem, [B, N, N].
+
+    Raises:
+        InputError: it does not fit.
+    """
+    need = list(vertex_affinity.shape[:2])
+    if list(permutation.shape) != need:
+        raise InputError(f"permutation: shape {tuple(permutation.shape)}, need {need}")
+    if permutation.dtype != torch.int64:
+        raise InputError(f"permutation: dtype {permutation.dtype}, need torch.int64")
+    if permutation.device.type != "cpu":
+        return
+    is_wrong = (permutation.sort(1).values != torch.arange(need[1])).any(1)
+    if bool(is_wrong.any()):
+        first = int(is_wrong.nonzero()[0])
+        raise InputError(
+            f"permutation: row {first} is {permutation[first].tolist()}, need each of "
+            f"0..{need[1] - 1} once"
+        )
+
+
 def _check_types(
     vertex_affinity: Tensor,
     edge_affinity: Tensor,

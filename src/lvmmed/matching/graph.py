@@ -119,6 +119,9 @@ def knn_graph(
     # the expansion |x|^2 + |y|^2 - 2xy would tell equal distances apart by rounding
     nodes = at_least_single(nodes)
     distance = torch.cdist(nodes, nodes, compute_mode="donot_use_mm_for_euclid_dist")
+    # a node that is not finite, or too far for the precision, is farthest but no absent one
+    farthest = torch.finfo(distance.dtype).max
+    distance = distance.nan_to_num(nan=farthest, posinf=farthest)
     absent = torch.eye(num_nodes, dtype=torch.bool, device=nodes.device).expand_as(distance)
     if mask is not None:
         absent = absent | ~(mask.unsqueeze(1) & mask.unsqueeze(2))

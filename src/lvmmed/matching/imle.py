@@ -127,14 +127,17 @@ def matching_loss(  # noqa: PLR0913 -- the problem, the perturbation and the sol
         is that of the preserved edge pairs; margin, infinite lambda and the bound are ours.
     """
     check_shapes(vertex_affinity, edge_affinity, neighbors_s, neighbors_t, mask)
+    dtype = at_least_single(vertex_affinity).dtype
     _check_settings(noise, margin, lambda_, reduction)
     with torch.no_grad():
         perturbed = Problem(
             vertex_affinity=_perturb(
-                vertex_affinity, vertex_noise, noise, generator, name="vertex_noise"
+                vertex_affinity.to(dtype), vertex_noise, noise, generator, name="vertex_noise"
             )
             - margin * torch.eye(vertex_affinity.shape[1], device=vertex_affinity.device),
-            edge_affinity=_perturb(edge_affinity, edge_noise, noise, generator, name="edge_noise"),
+            edge_affinity=_perturb(
+                edge_affinity.to(dtype), edge_noise, noise, generator, name="edge_noise"
+            ),
             neighbors_s=neighbors_s,
             neighbors_t=neighbors_t,
             mask=mask,
@@ -279,7 +282,6 @@ def _perturb(
     *,
     name: str,
 ) -> Float[Tensor, "B X X"]:
-    affinity = at_least_single(affinity.detach())
     if given is not None and given.shape != affinity.shape:
         raise InputError(f"{name}: shape {tuple(given.shape)}, need {list(affinity.shape)}")
     if noise == 0:
@@ -318,10 +320,11 @@ def _hamming(
 def _num_units(
     vertex_affinity: Tensor, mask: Bool[Tensor, "B N"] | None, reduction: str
 ) -> Tensor | int:
+    num_graphs, n, _ = vertex_affinity.shape
     if reduction == "graph":
-        return vertex_affinity.shape[0]
+        return max(1, num_graphs)
     if mask is None:
-        return vertex_affinity.shape[0] * vertex_affinity.shape[1]
+        return max(1, num_graphs * n)
     return mask.sum().clamp_min(1)
 
 

@@ -62,7 +62,9 @@ def paper_literal() -> Recipe:
     halving, crop scale, jitter of the authors' left-over transforms).
 
     Differs from the paper in: starts from random weights, as nothing is downloaded unasked (the
-    paper's start is --set model.weights=timm:resnet50); a short last graph is matched too.
+    paper's start is --set model.weights=timm:resnet50); the local affinity is the mean of both
+    branches and directions, as appendix A has it, where equation 3 adds them up; a short last
+    graph is matched too.
     """
     return Recipe(
         name="paper-literal",

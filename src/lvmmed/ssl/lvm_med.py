@@ -7,6 +7,7 @@ Letters used in shapes:
     N: nodes of a graph.
 """
 
+import math
 from functools import partial
 
 import torch
@@ -28,7 +29,7 @@ from lvmmed.ssl.batch_assignment import (
     noise_free_assignment_accuracy,
 )
 from lvmmed.ssl.graph_nodes import GraphNodes, gumbel_like, random_partition
-from lvmmed.ssl.lvm_med_config import LvmMedConfig
+from lvmmed.ssl.lvm_med_config import PAPER_LITERAL, LvmMedConfig
 from lvmmed.ssl.matching_figures import figures_of_matching, perturbed_figures
 from lvmmed.ssl.method import LossOutput, Method, MethodContext
 from lvmmed.ssl.noise_free import (
@@ -40,6 +41,9 @@ from lvmmed.ssl.noise_free import (
 from lvmmed.ssl.partition import Partition, partition_batch, similar_order
 from lvmmed.ssl.region_matching import match_regions
 from lvmmed.ssl.regions import regions_of
+
+PAPER_LAMBDA = float(PAPER_LITERAL["lambda_"])
+"""Step at which the second solve is judged where there is none, as lambda is infinite."""
 
 
 class LvmMed(Method):
@@ -185,6 +189,8 @@ class LvmMed(Method):
                 training.
             hamming: wrong entries of a training matching, twice the wrong nodes of a graph.
             What `figures_of_matching` tells of the matchings without noise and margin.
+            second_solve_skipped: share of training matchings whose second solve is proved trivial;
+                for an infinite lambda, which needs none, at the paper's lambda.
             edge_weight: in force at this step.
             batch_accuracy: share of the batch (of its first `batch_matching_size` images) that the
                 matching without edges gets right, without noise and margin; only where
@@ -198,15 +204,12 @@ class LvmMed(Method):
                 return {}
             problem = self._problem(sides, partition, step=step)
             matched = self._solve(problem, partition)
-            result = self._matching_loss([problem], step=step, generator=generator)
+            judged = PAPER_LAMBDA if math.isinf(self.config.lambda_) else self.config.lambda_
+            result = self._matching_loss([problem], step=step, generator=generator, lambda_=judged)
         found = {
             **{name: float(value) for name, value in perturbed_figures(result, partition).items()},
-            **figures_of_matching(
-                problem,
-                matched,
-                noise=self._noise_scale(problem, step=step),
-                lambda_=self.config.lambda_,
-            ),
+            **figures_of_matching(problem, matched, noise=self._noise_scale(problem, step=step)),
+            "second_solve_skipped": float(result.second_solve_skipped.float().mean()),
             "edge_weight": self.config.edge_weight_at(step),
         }
         if self.config.batch_weight:
@@ -350,6 +353,7 @@ class LvmMed(Method):
         step: int,
         generator: torch.Generator,
         solver: Solver | None = None,
+        lambda_: float | None = None,
     ) -> MatchingLoss:
         config = self.config
         num_samples = config.noise_samples
@@ -377,7 +381,7 @@ class LvmMed(Method):
             mask=problem.mask,
             noise=self.config.noise_at(step, self._num_steps),
             margin=config.margin,
-            lambda_=config.lambda_,
+            lambda_=config.lambda_ if lambda_ is None else lambda_,
             restarts=config.solver_restarts,
             iterations=config.solver_iterations,
             reduction=config.reduction,

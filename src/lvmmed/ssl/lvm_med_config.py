@@ -124,6 +124,12 @@ class LvmMedConfig(MethodConfig):
                 f"method.graph_size_end: got {self.graph_size_end}, need method.graph_size = "
                 f"{self.graph_size} times 1, 2, 4, 8, ..., such as {4 * self.graph_size}"
             )
+        if self.batch_margin is not None and not (self.batch_weight or self.region_weight):
+            raise ValueError(
+                f"method.batch_margin: got {self.batch_margin:g}, but method.batch_weight and "
+                "method.region_weight are 0, so that neither the whole batch nor regions are "
+                "matched; leave it out, or set one of them above 0"
+            )
         if math.isnan(self.lambda_):
             raise ValueError("method.lambda_: got nan, need a number above 0 or inf")
         return self

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lvmmed.matching.graph import Problem
-from lvmmed.matching.imle import MatchingLoss, second_solve_is_identity
+from lvmmed.matching.imle import MatchingLoss
 from lvmmed.ssl.noise_free import (
     MatchedGraphs,
     affinity_std,
@@ -18,13 +18,11 @@ from lvmmed.ssl.partition import Partition
 
 GUMBEL_STD = math.pi / math.sqrt(6)
 """Standard deviation of Gumbel(0, 1)."""
-WATCHED_LAMBDA = 1.0
-"""Step at which the second solve is judged where there is none, as lambda is infinite."""
 
 
 @torch.no_grad()
 def figures_of_matching(
-    problem: Problem, matched: MatchedGraphs, *, noise: float, lambda_: float
+    problem: Problem, matched: MatchedGraphs, *, noise: float
 ) -> dict[str, float]:
     """Judge the matchings of a batch without noise and margin.
 
@@ -32,15 +30,12 @@ def figures_of_matching(
         problem: as it is before noise and margin.
         matched: its noise-free matchings.
         noise: scale of the Gumbel noise that training adds to nodes and edges.
-        lambda_: step of implicit MLE; infinite where there is no second solve.
 
     Returns:
         matching_accuracy: share of nodes matched right.
         matching_accuracy_first_order: the same by nodes alone.
         noise_to_affinity: standard deviation of the noise over that of the node affinities.
         noise_to_edge_affinity: the same for edges; absent without edges.
-        second_solve_skipped: share of graphs whose second solve is proved trivial; for an infinite
-            lambda, which needs none, at a lambda of 1.
         solver_gap: how far the matchings of a few graphs may lie below the best ones (an upper
             limit; 0 proves them optimal); absent for graphs of more than 64 nodes.
         solver_shortfall: how far the matching of one graph lies below that of a longer search (a
@@ -54,9 +49,6 @@ def figures_of_matching(
     of_edges = edge_affinity_std(problem)
     if of_edges is not None:
         figures["noise_to_edge_affinity"] = noise * GUMBEL_STD / max(of_edges, 1e-12)
-    finite = WATCHED_LAMBDA if math.isinf(lambda_) else lambda_
-    is_skipped = second_solve_is_identity(problem, finite)
-    figures["second_solve_skipped"] = float(is_skipped.float().mean())
     gap = sampled_solver_gap(problem, matched.permutation)
     if gap is None:
         figures["solver_shortfall"] = sampled_solver_shortfall(problem, matched.permutation)
