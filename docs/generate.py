@@ -87,7 +87,12 @@ def recipes_page() -> str:
 
 def configuration_page() -> str:
     """Groups of a pre-training run, settings of fine-tuning and variables of the environment."""
-    lines = ["# Configuration", "", "Override any field with `--set group.field=value`."]
+    lines = ["# Configuration", "", "Override any field with `--set group.field=value`.", ""]
+    lines.append(
+        "The defaults below are those of the fields, and a recipe lays its own values over them "
+        "(`train.batch_size`, `train.steps` or `train.epochs`, and others), so they are not what "
+        "a run has. `lvmmed recipes show lvm-med` prints what that recipe runs with."
+    )
     for name, settings in GROUPS.items():
         lines += ["", f"## {name}", "", *fields_table(settings, f"{name}.")]
     lines += ["", "The group `method` is listed with [the methods](methods.md)."]

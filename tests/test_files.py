@@ -1,8 +1,11 @@
 """Atomic writes."""
 
+import os
+
 import pytest
 
-from lvmmed.files import write_atomically
+from lvmmed.files import refuse_unwritable, write_atomically
+from lvmmed.types import InputError
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
@@ -17,3 +20,37 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("name", ["there", "absent", "absent/folder", "file"])
+def test_a_folder_that_can_be_made_is_taken_and_not_touched(tmp_path, name):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").touch()  # in the folder's place: the caller has words for it
+    refuse_unwritable(tmp_path / name, "--out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "there"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("file/x", r"^--out: cannot write to .*file/x \(Not a directory\); give another folder"),
+        ("file/x/y", r"file/x/y \(Not a directory\)"),
+        ("link", r"^--out: cannot write to .*link \(a link to what is absent\)"),
+        ("link/x", r"^--out: got .*link/x, but .*link is no folder; give another folder"),
+        ("n" * 300, r"\(File name too long\)"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, name, says):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    with pytest.raises(InputError, match=says):
+        refuse_unwritable(tmp_path / name, "--out")
+
+
+@pytest.mark.parametrize("name", ["locked", "locked/x"])
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch, name):
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, _: path != locked)  # root may write anywhere
+    with pytest.raises(InputError, match=r"no permission in .*locked\); give another folder"):
+        refuse_unwritable(tmp_path / name, "--out")

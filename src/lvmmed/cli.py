@@ -2,22 +2,17 @@
 
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from typer.core import TyperCommand
 
 import lvmmed
+from lvmmed.files import refuse_unwritable
+from lvmmed.terminal import console, print_table, progress_bar
 from lvmmed.types import InputError
 
-PLAIN_LINE_EVERY_S = 60.0
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
@@ -30,9 +25,21 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(no_args_is_help=True, help="Named, complete configurations of a run.")
 app.add_typer(recipes_app, name="recipes")
-console = Console()
 
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+GOES_ON = {
+    "prepare": "the same command",
+    "benchmark": "the same command",
+    "pretrain": "`pretrain --resume`",
+}
+"""What goes on after Ctrl-C; other commands begin anew."""
+
+
+def _writable(out: Path) -> Path:
+    refuse_unwritable(out, "--out")
+    return out
+
+
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.", callback=_writable)]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a field: group.field=value.")
 ]
@@ -49,47 +56,6 @@ SizePx = Annotated[
 ]
 
 
-@contextmanager
-def _progress(label: str, *, has_time: bool = True) -> Iterator[Callable[..., None]]:
-    """Show `update(done, total, note)` as a bar, or as a line a minute off a terminal.
-
-    Without `has_time` the bar leaves the time that is left to the note, where units of work are
-    too unequal to tell it.
-    """
-    if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            *((TimeRemainingColumn(),) if has_time else ()),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(label, total=1, note="")
-            yield lambda done, total, note="": bar.update(
-                task, completed=done, total=total, note=note
-            )
-        return
-    last = time.monotonic()
-
-    def plain(done: float, total: float, note: str = "") -> None:
-        nonlocal last
-        if time.monotonic() - last >= PLAIN_LINE_EVERY_S:
-            last = time.monotonic()
-            console.print(f"{label}: {done:.0f}/{total:.0f} {note}", highlight=False)
-
-    yield plain
-
-
-def _print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for name in header:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
 @app.command()
 def demo(
     out: OutFolder = Path("demo"),
@@ -100,7 +66,7 @@ def demo(
     """Walk the whole main job, small, on generated images; ends with report.html."""
     from lvmmed.recipes.demo import run_demo
 
-    with _progress("demo") as update:
+    with progress_bar("demo") as update:
         summary = run_demo(out, data=data, progress=update)
     for line in summary.lines:
         console.print(line, highlight=False, soft_wrap=True)
@@ -112,7 +78,7 @@ def doctor() -> None:
     from lvmmed.recipes.doctor import diagnose
 
     rows = [(f.subject, "ok" if f.is_good else "missing", f.found, f.advice) for f in diagnose()]
-    _print_table("lvmmed doctor", ("what", "", "found", "advice"), rows)
+    print_table("lvmmed doctor", ("what", "", "found", "advice"), rows)
 
 
 @app.command()
@@ -127,7 +93,7 @@ def prepare(
     """Read images of any medical format into an image store."""
     from lvmmed.data.prepare import prepare as run
 
-    with _progress("prepare") as update:
+    with progress_bar("prepare") as update:
         summary = run(
             sources,
             out,
@@ -154,7 +120,7 @@ def inspect(
     from lvmmed.recipes.inspection import inspect_path
 
     found = inspect_path(path, sheet=sheet, matching=matching, num_graphs=graphs)
-    _print_table(found.title, ("what", "value"), found.rows)
+    print_table(found.title, ("what", "value"), found.rows)
 
 
 @app.command()
@@ -167,10 +133,11 @@ def pretrain(
 ) -> None:
     """Learn an encoder from unlabelled images."""
     from lvmmed.recipes.pretraining import pretrain as run
-    from lvmmed.recipes.pretraining_recipes import resolve_config
+    from lvmmed.recipes.pretraining_recipes import refuse_two_lengths, resolve_config
 
+    refuse_two_lengths(overrides or [])
     config = resolve_config(recipe, overrides or [], store=data)
-    with _progress("pretrain") as update:
+    with progress_bar("pretrain") as update:
         result = run(config, out, resume=resume, progress=update)
     for line in result.lines():
         console.print(line, highlight=False, soft_wrap=True)
@@ -202,7 +169,7 @@ def probe(
     from lvmmed.recipes.probe_tasks import probe_of
 
     run = probe_of(task)
-    with _progress("probe") as update:
+    with progress_bar("probe") as update:
         result = run(
             weights,
             data,
@@ -228,7 +195,7 @@ def finetune(
     """Fine-tune an encoder on labels; selected on val, tested once."""
     from lvmmed.recipes.finetuning import finetune as run
 
-    with _progress("finetune") as update:
+    with progress_bar("finetune") as update:
         result = run(
             task,
             data,
@@ -274,7 +241,7 @@ def benchmark(
     """Compare methods on tasks: runs what is missing, then writes table and report."""
     from lvmmed.recipes.benchmark import benchmark as run
 
-    with _progress("benchmark", has_time=False) as update:
+    with progress_bar("benchmark", has_time=False) as update:
         result = run(
             suite,
             out,
@@ -309,7 +276,7 @@ def recipes_list() -> None:
     from lvmmed.recipes.pretraining_recipes import RECIPES
 
     rows = [(recipe.name, recipe.summary) for recipe in RECIPES.values()]
-    _print_table("recipes", ("name", "summary"), rows)
+    print_table("recipes", ("name", "summary"), rows)
 
 
 @recipes_app.command("show")
@@ -317,8 +284,9 @@ def recipes_show(
     name: Annotated[str, typer.Argument(help="Name of a recipe.")], overrides: Overrides = None
 ) -> None:
     """Print a recipe, every field resolved, as YAML."""
-    from lvmmed.recipes.pretraining_recipes import resolve_config
+    from lvmmed.recipes.pretraining_recipes import refuse_two_lengths, resolve_config
 
+    refuse_two_lengths(overrides or [])
     sys.stdout.write(resolve_config(name, overrides or [], store=None).to_yaml())
 
 
@@ -363,8 +331,6 @@ def run_command(arguments: list[str]) -> int:
         if code == INTERRUPTED:  # typer's answer to Ctrl-C
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
-    except typer.Abort:
-        return _fail("interrupted", exit_code=INTERRUPTED)
     except typer.TyperException as error:
         message = error.format_message()  # empty after a help page
         return _fail(message, exit_code=2) if message else 2
@@ -372,9 +338,10 @@ def run_command(arguments: list[str]) -> int:
         if is_debug:
             raise
         return _fail(str(error), exit_code=2)
-    except KeyboardInterrupt:
-        again = "the same command" if words[:1] == ["benchmark"] else "`pretrain --resume`"
-        return _fail(f"interrupted; {again} goes on", exit_code=INTERRUPTED)
+    except (typer.Abort, KeyboardInterrupt):
+        again = GOES_ON.get(" ".join(words[:1]))
+        text = f"interrupted; {again} goes on" if again else "interrupted"
+        return _fail(text, exit_code=INTERRUPTED)
     except Exception as error:
         if is_debug:
             raise

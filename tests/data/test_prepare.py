@@ -352,3 +352,42 @@ def test_real_clinical_files_are_read_or_refused_for_a_good_reason(real_data, tm
     for start, count in kinds.items():
         assert sum(n for text, n in summary.reasons.items() if text.startswith(start)) == count
     assert summary.num_quarantined == sum(kinds.values())
+
+
+def test_dicom_files_that_name_no_patient_are_counted(tmp_path):
+    rng = np.random.default_rng(0)
+    headers = [
+        {},  # neither patient nor series
+        {"SeriesInstanceUID": "1.2.3"},  # a series, but of which no slice number is known
+        {"SeriesInstanceUID": "1.2.3", "InstanceNumber": 4},  # a slice of a volume
+        {"PatientID": "MRN-1"},
+    ]
+    for number, header in enumerate(headers):
+        pixels = rng.integers(0, 2000, (32, 32)).astype(np.uint16)
+        (tmp_path / "mr").mkdir(exist_ok=True)
+        write_dicom(tmp_path / "mr" / f"{number}.dcm", pixels, Modality="MR", **header)
+    Image.fromarray(rng.integers(0, 256, (32, 32), dtype=np.uint8)).save(tmp_path / "mr/a.png")
+    said = "2 DICOM files name no patient: splits by patient cannot be made from them"
+    assert said in prepare([str(tmp_path / "mr")], tmp_path / "store", size=24).lines()
+    (tmp_path / "list.csv").write_text(
+        "path,patient\n" + "".join(f"mr/{number}.dcm,p{number}\n" for number in range(4))
+    )
+    listed = prepare([str(tmp_path / "list.csv")], tmp_path / "listed", size=24)
+    assert listed.num_unnamed_dicom == 0
+    assert not any("DICOM" in line for line in listed.lines())
+
+
+def test_single_files_of_a_series_get_percentiles_of_their_own(tmp_path):
+    """As docs/explanation/store.md says."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "mr").mkdir()
+    for number in range(2):
+        pixels = rng.integers(0, 1000 * (number + 1), (32, 32)).astype(np.uint16)
+        header = {"SeriesInstanceUID": "1.2.3", "InstanceNumber": number}
+        write_dicom(tmp_path / "mr" / f"{number}.dcm", pixels, Modality="MR", **header)
+    prepare([str(tmp_path / "mr")], tmp_path / "store", size=24)
+    store = Store.open(tmp_path / "store")
+    first, second = store.column("intensity")
+    assert first != second
+    assert "scope=image" in first
+    assert len(set(store.column("volume_key"))) == 1

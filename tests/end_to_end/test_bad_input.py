@@ -55,6 +55,7 @@ def _refused(arguments, capsys, *, says):
         (["recipes", "show", "lvm_med"], ["lvm_med", "lvm-med"]),
         (["recipes", "show", "simclr", "--set", "train.stepz=1"], ["stepz", "steps"]),
         (["inspect", "absent"], ["absent"]),
+        (["inspect", "absent", "--sheet", "absent/a.gif"], ["absent"]),
     ],
 )
 def test_a_wrong_word_is_answered_in_one_line(arguments, says, tmp_path, monkeypatch, capsys):
@@ -75,6 +76,31 @@ def test_a_folder_of_broken_images_leaves_no_store(tmp_path, capsys):
     (tmp_path / "broken" / "a.png").write_bytes(b"not a picture")
     arguments = ["prepare", tmp_path / "broken", "--out", tmp_path / "store", "--workers", "0"]
     _refused(arguments, capsys, says=["broken"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["prepare", "classes"],
+        ["demo"],
+        ["pretrain", "--data", "absent"],
+        ["probe", "--weights", "random", "--backbone", "resnet10t", "--data", "classes"],
+        ["finetune", "classification", "--weights", "random", "--data", "classes"],
+        ["benchmark", "smoke"],
+    ],
+    ids=lambda words: words[0],
+)
+@pytest.mark.parametrize("below", ["x", "x/y"])
+@pytest.mark.usefixtures("class_folders")
+def test_an_output_folder_inside_a_file(words, below, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    _refused(
+        [*words, "--out", f"classes/cat/0.png/{below}"],
+        capsys,
+        says=["--out", f"0.png/{below}", "Not a directory", "give another folder"],
+    )
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_fewer_images_than_a_batch(store, tmp_path, capsys):

@@ -27,10 +27,10 @@ def test_a_new_folder_holds_its_configuration_and_environment(folder):
 
 
 def test_a_folder_that_holds_a_run_is_refused(folder):
-    with pytest.raises(InputError, match=r"holds an unfinished run; .*--resume"):
-        RunFolder.create(folder.path, config_yaml=YAML, environment={})
+    with pytest.raises(InputError, match=r"holds an unfinished run; go on with --resume, or give"):
+        RunFolder.refuse_occupied(folder.path, can_resume=True)
     folder.write_json("result.json", {})
-    with pytest.raises(InputError, match=r"holds a finished run; .*--out"):
+    with pytest.raises(InputError, match=r"holds a finished run; give another folder with --out$"):
         RunFolder.create(folder.path, config_yaml=YAML, environment={})
 
 

@@ -266,6 +266,17 @@ def test_a_damaged_file_gives_one_line(tmp_path, suffix, content):
     assert "\n" not in str(caught.value)
 
 
+# torch.load raises a KeyError of a number, an IndexError and a struct.error on these
+@pytest.mark.parametrize("content", [b"junk\n", b"(0", b"\x80\x02\x8a"])
+def test_a_file_of_other_content_is_refused_in_words(tmp_path, content):
+    path = tmp_path / "junk.pth"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"junk\.pth: ") as caught:
+        load_encoder(str(path))
+    assert "state_dict()" in str(caught.value)
+    assert not any(character.isdigit() for character in str(caught.value).split("junk.pth")[1])
+
+
 def test_a_file_without_named_tensors_is_refused(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     with pytest.raises(InputError, match="holds no named tensors"):

@@ -174,12 +174,31 @@ def test_without_a_file_nothing_is_packed(tmp_path):
     ("name", "says"),
     [
         ("a.zip", r"^--pack: got .*a\.zip, which must end in one of \.tar\.gz, \.tgz, \.tar\.xz$"),
-        ("lost/a.tgz", r"^--pack: got .*a\.tgz, but there is no folder .*lost; make it$"),
+        ("file/new/a.tgz", r"^--pack: got .*a\.tgz, but .*file is a file; give another folder$"),
         ("folder.tar.gz", r"^--pack: got .*folder\.tar\.gz, which is a folder; give a file$"),
     ],
 )
 def test_an_archive_that_cannot_be_written_is_refused(tmp_path, name, says):
     (tmp_path / "folder.tar.gz").mkdir()
+    (tmp_path / "file").touch()
     with pytest.raises(InputError, match=says):
-        refuse_bad_pack(tmp_path / name, tmp_path / "out")
-    refuse_bad_pack(tmp_path / "out" / "a.tar.gz", tmp_path / "out")  # which is made later
+        refuse_bad_pack(tmp_path / name)
+
+
+def test_the_folder_of_an_archive_is_made_before_anything_runs(tmp_path):
+    file = tmp_path / "new" / "deeper" / "a.tar.gz"
+    refuse_bad_pack(file)
+    assert not (tmp_path / "new").exists()  # a call that is refused leaves nothing behind
+    with packing(bench_in(tmp_path), Schedule(run_one=Runs()), file) as written:
+        assert file.parent.is_dir()
+    assert written == [file]
+    assert file.is_file()
+
+
+def test_a_folder_of_an_archive_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match=r"^--pack: .*new cannot be made \("),
+        packing(bench_in(tmp_path), Schedule(run_one=Runs()), tmp_path / "file/new/a.tgz"),
+    ):
+        pass

@@ -178,6 +178,11 @@ def test_mistakes_are_one_line_and_nothing_is_written(data, tmp_path, match, arg
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_holds_a_run_is_refused_without_naming_an_option_that_is_not_there(run, data):
+    with pytest.raises(InputError, match=r"holds a finished run; give another folder with --out$"):
+        finetune_classification(data, "random", run, settings=SETTINGS)
+
+
 def test_an_unknown_task_gets_a_hint(data, tmp_path):
     with pytest.raises(InputError, match="did you mean 'classification'"):
         finetune("clasification", data, "random", tmp_path / "run", settings=SETTINGS)

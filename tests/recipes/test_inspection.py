@@ -1,6 +1,7 @@
 """What `lvmmed inspect` says, and the pictures it refuses; matchings have a file of their own."""
 
 import pytest
+from PIL import Image
 from reference.run_folders import figure, make_samples, write_pretrain
 from reference.tiny_store import write_tiny_store
 
@@ -53,6 +54,14 @@ def test_weights_show_their_card(tmp_path):
         inspect_path(tmp_path / "encoder.safetensors", matching=tmp_path / "a.png")
 
 
+def test_a_contact_sheet_is_written_into_a_folder_that_is_made(store, tmp_path):
+    out = tmp_path / "absent" / "folder" / "sheet.png"
+    assert run_command(["inspect", str(store), "--sheet", str(out)]) == 0
+    with Image.open(out) as picture:
+        assert picture.format == "PNG"
+    assert [path.name for path in out.parent.iterdir()] == ["sheet.png"]
+
+
 def test_the_command_line_draws_matchings(run, tmp_path, capsys):
     out = tmp_path / "a.png"
     assert run_command(["inspect", str(run), "--matching", str(out), "--graphs", "1"]) == 0
@@ -67,6 +76,8 @@ def test_the_command_line_draws_matchings(run, tmp_path, capsys):
     ("words", "says"),
     [
         (["RUN", "--sheet", "OUT"], ["--sheet", "no image store"]),
+        (["STORE", "--sheet", "a.gif"], ["--sheet", "a.gif", ".png"]),
+        (["STORE", "--sheet", "FILE/a.png"], ["--sheet", "FILE/a.png", "cannot write"]),
         (["STORE", "--matching", "OUT"], ["--matching", "image store", "lvm-med"]),
         (["RUN", "--graphs", "2"], ["--graphs", "2", "--matching"]),
         (["RUN", "--matching", "OUT", "--graphs", "0"], ["--graphs", "0", "at least 1"]),
@@ -75,7 +86,9 @@ def test_the_command_line_draws_matchings(run, tmp_path, capsys):
     ],
 )
 def test_the_command_line_refuses_in_one_line(words, says, run, store, tmp_path, capsys):
+    (tmp_path / "FILE").touch()
     known = {"RUN": str(run), "STORE": str(store), "OUT": str(tmp_path / "a.png")}
+    known["FILE/a.png"] = str(tmp_path / "FILE" / "a.png")
     assert run_command(["inspect", *[known.get(word, word) for word in words]]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from lvmmed.recipes.pretraining_recipes import RECIPES, resolve_config
+from lvmmed.recipes.pretraining_recipes import RECIPES, refuse_two_lengths, resolve_config
 from lvmmed.types import InputError
 
 
@@ -46,6 +46,13 @@ def test_overrides_win_and_the_last_one_does():
     assert config.train.seed == 2
     assert config.method.lambda_ == 3.0
     assert config.data.store == "somewhere"
+
+
+def test_a_command_gives_steps_or_epochs():
+    with pytest.raises(InputError, match=r"^train.steps and train.epochs: got 4 and 2, which excl"):
+        refuse_two_lengths(["train.steps=4", "train.epochs=2"])
+    refuse_two_lengths(["train.steps=4", "train.steps=5", "views.size=32"])
+    refuse_two_lengths(["train.epochs=null", "train.steps=4"])
 
 
 def test_steps_take_the_place_of_epochs_and_back():

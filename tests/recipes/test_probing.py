@@ -250,7 +250,7 @@ def test_progress_covers_decoding_and_features(data, tmp_path):
 
 def test_an_occupied_folder_is_left_as_it_is(run, data):
     before = (run / "result.json").read_bytes()
-    with pytest.raises(InputError, match="holds a finished run"):
+    with pytest.raises(InputError, match=r"holds a finished run; give another folder with --out$"):
         probe("random", data, run, settings=SETTINGS)
     assert (run / "result.json").read_bytes() == before
 
@@ -278,6 +278,26 @@ def _refused(data, out, match, **arguments):
 )
 def test_mistakes_are_one_line_and_nothing_is_written(data, tmp_path, match, arguments):
     _refused(data, tmp_path / "run", match, **arguments)
+
+
+def test_weights_of_another_encoder_are_refused_with_an_option_that_probe_has(data, tmp_path):
+    weights = _encoder(tmp_path / "encoder")
+    with pytest.raises(InputError) as caught:
+        probe(weights, data, tmp_path / "run", backbone="resnet18", size_px=32)
+    said = str(caught.value)
+    assert said.endswith("but --backbone is 'resnet18'; use --backbone test_resnet")
+    # what it says is followed
+    told = ProbeSettings(device="cpu")
+    result = probe(
+        weights, data, tmp_path / "run", backbone="test_resnet", size_px=48, settings=told
+    )
+    assert result.lines()[-1].startswith("judged at 48 px; selected on val, tested once; ")
+
+
+def test_weights_that_do_not_name_their_encoder_ask_for_an_option_that_probe_has(data, tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "bare.pth")
+    with pytest.raises(InputError, match=r"name it with --backbone NAME$"):
+        probe(str(tmp_path / "bare.pth"), data, tmp_path / "run")
 
 
 def test_missing_data_are_named(tmp_path):

@@ -39,6 +39,14 @@ def test_classes_have_colours_of_their_own_and_an_empty_mask_none():
     assert len(colours) == 2
 
 
+def test_a_mask_of_the_whole_image_is_outlined_along_its_edge():
+    image = np.zeros((32, 32, 3), dtype=np.uint8)
+    found = outlined(image, np.ones((32, 32), dtype=np.uint8)).any(axis=2)
+    frame = np.ones((TILE_PX, TILE_PX), dtype=bool)
+    frame[2:-2, 2:-2] = False
+    np.testing.assert_array_equal(found, frame)
+
+
 def test_the_sheet_has_three_tiles_a_case(tmp_path):
     images = np.full((3, 32, 32, 3), 90, dtype=np.uint8)
     masks = np.zeros((3, 32, 32), dtype=np.uint8)

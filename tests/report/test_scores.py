@@ -3,13 +3,16 @@
 import math
 
 import pytest
-from reference.run_folders import figure, make_cases, write_judging
+from reference.run_folders import figure, make_cases, write_cases, write_json, write_judging
 
+from lvmmed.report.confusion import confusion_matrices
+from lvmmed.report.groups import judging_groups
 from lvmmed.report.run import read_runs
 from lvmmed.report.scores import (
     Score,
     data_sets,
     head_title,
+    heads,
     join,
     main_metrics,
     read_scores,
@@ -18,6 +21,7 @@ from lvmmed.report.scores import (
     write_interval,
     write_number,
 )
+from lvmmed.report.verdicts import verdicts
 from lvmmed.types import InputError
 
 
@@ -149,3 +153,110 @@ def test_numbers_are_percent_with_one_digit_but_kappa_is_not():
     assert write_number(score.mean, "auroc") == "83.1"
     assert write_interval(score, "auroc") == "(80.2 to 85.9)"
     assert write_number(0.5, "quadratic_kappa") == "0.500"
+
+
+def test_shares_of_the_labels_stand_in_rising_order_all_of_them_last(tmp_path):
+    heads_written = [f"{name}{at}" for name in ("knn", "linear") for at in ("", "@5%", "@10%")]
+    heads_written += ["linear@25%", "linear@1%", "linear@0.5%"]
+    of_split = {f"{head}.accuracy": figure(0.5, 0.4, 0.6) for head in heads_written}
+    folder = write_judging(tmp_path / "a", metrics={"test": of_split})
+    (data,) = data_sets(read_runs([folder]), ())
+    linear = ["linear@0.5%", "linear@1%", "linear@5%", "linear@10%", "linear@25%", "linear"]
+    assert heads(data) == (*linear, "knn@5%", "knn@10%", "knn")
+
+
+# --- one encoder, probed with all labels and with few -------------------------------------
+
+
+def _shares(folder, fractions, metrics, **kwargs):
+    """A probe with `fractions` in its configuration, as probes write it."""
+    write_judging(folder, metrics={"test": metrics}, **kwargs)
+    with (folder / "config.yaml").open("a", encoding="utf-8") as file:
+        file.write(f"fractions: {fractions}\n")
+    return folder
+
+
+def _all_and_few(tmp_path, **kwargs):
+    first = _shares(
+        tmp_path / "all", [1.0], {"linear.accuracy": figure(0.8, 0.7, 0.9, [0.8])}, **kwargs
+    )
+    second = _shares(
+        tmp_path / "few",
+        [0.01, 1.0],
+        {
+            "linear@1%.accuracy": figure(0.5, 0.4, 0.6, [0.4, 0.6]),
+            "linear.accuracy": figure(0.8, 0.7, 0.9, [0.8]),
+        },
+        **kwargs,
+    )
+    return first, second
+
+
+FULL, FEW = ("linear", "test", "accuracy"), ("linear@1%", "test", "accuracy")
+
+
+@pytest.mark.parametrize("weights", ["gone/lvm-med", "random"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_probes_that_differ_in_shares_of_labels_are_one_encoder(tmp_path, weights, order):
+    folders = _all_and_few(tmp_path, weights=weights)[::order]
+    (judged,) = data_sets(read_runs(folders), ())[0].groups
+    assert "fractions" not in judged.group.label
+    assert judged.repeats(FULL) == (0.8,)  # of one run, not twice
+    assert judged.repeats(FEW) == (0.4, 0.6)
+    assert [run.name for run in judged.runs_with(FULL)] == [folders[0].name]
+    assert [run.name for run in judged.runs_with(FEW)] == ["few"]
+
+
+def test_encoders_are_told_by_the_hash_of_their_card(tmp_path):
+    for name, digest in (("a", "1"), ("copy", "1"), ("b", "2")):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "card.json", {"sha256": digest})
+    metrics = {"linear.accuracy": figure(0.8, 0.7, 0.9)}
+    folders = [
+        _shares(
+            tmp_path / f"of-{name}",
+            fractions,
+            metrics,
+            weights=str(tmp_path / name / "encoder.safetensors"),
+            result={"recipe": "lvm-med"},
+        )
+        for name, fractions in (("a", [1.0]), ("copy", [0.1, 1.0]), ("b", [0.1, 1.0]))
+    ]
+    (judged,) = data_sets(read_runs(folders), ())[0].groups
+    # the copy is no repeat, the encoder of another training is one
+    assert [run.name for run in judged.runs_with(FULL)] == ["of-a", "of-b"]
+    assert judged.repeats(FULL) == (0.8, 0.8)
+
+
+def test_cases_of_one_encoder_are_counted_once(tmp_path):
+    right, wrong = ("cyst", "cyst"), ("cyst", "tumour")
+    other = ("tumour", "tumour")
+    full = make_cases([right, wrong, other, other])
+    few = make_cases([wrong, wrong, other, other], model="linear@1%")
+    folders = [
+        _shares(tmp_path / name, fractions, {}, cases=cases)
+        for name, fractions, cases in (("all", [1.0], full), ("few", [0.01, 1.0], few + full))
+    ]
+    (group,) = judging_groups(read_runs(folders), ())
+    found = confusion_matrices(group)
+    counts = {m.head: (m.num_models, [[c.count for c in row] for row in m.rows]) for m in found}
+    assert counts == {"linear": (1, [[1, 1], [0, 2]]), "linear@1%": (1, [[0, 2], [0, 2]])}
+
+
+def test_an_encoder_given_twice_makes_one_comparison_a_head_paired_by_case(tmp_path):
+    right, wrong = ("cyst", "cyst"), ("cyst", "tumour")
+    other = ("tumour", "tumour")
+    folders = []
+    for name, weights, outcomes in (
+        ("mine", "gone/lvm-med", [right, right, other, other]),
+        ("random", "random", [wrong, wrong, other, other]),
+    ):
+        cases = make_cases(outcomes) + make_cases(outcomes, model="linear@1%")
+        (tmp_path / name).mkdir()
+        first, second = _all_and_few(tmp_path / name, weights=weights)
+        write_cases(first / "cases.csv", cases[: len(outcomes)])
+        write_cases(second / "cases.csv", cases)
+        folders += [first, second]
+    found = verdicts(data_sets(read_runs(folders), ()))
+    assert [verdict.head for verdict in found] == ["linear@1%", "linear"]
+    assert all(verdict.difference.is_paired for verdict in found)

@@ -68,6 +68,8 @@ def test_the_last_tenth_counts_steps_not_rows(tmp_path):
 def test_chance_is_one_over_the_graph_size(tmp_path):
     assert chance_accuracy(_run(tmp_path / "a")) == 0.25
     assert chance_accuracy(_run(tmp_path / "b", recipe="simclr")) is None
+    # a batch of 64 fills no graph of 100
+    assert chance_accuracy(_run(tmp_path / "c", method={"graph_size": 100})) == 1 / 64
 
 
 def test_only_panels_with_numbers_are_shown(tmp_path):

@@ -51,6 +51,35 @@ def test_an_unpaired_difference_joins_the_facing_ends(tmp_path):
     assert verdict.difference.verdict == "above"
 
 
+def _probes_at(tmp_path, sizes):
+    return [
+        write_judging(
+            tmp_path / name,
+            task=task,
+            weights=name if name == "random" else f"gone/{name}",
+            metrics={"test": {"linear.balanced_accuracy": figure(0.7, 0.6, 0.8)}},
+            result={"recipe": None if name == "random" else name, "size_px": size},
+        )
+        for name, task, size in sizes
+    ]
+
+
+def test_encoders_judged_at_different_sizes_are_named_after_the_comparisons(tmp_path):
+    sizes = [("lvm-med", "probe", 32), ("random", "probe", 176)]
+    texts = headline(_probes_at(tmp_path, sizes))
+    assert texts[-1] == (
+        "Warning: on tumours encoders were judged at different image sizes (lvm-med at 32 px and "
+        "random weights at 176 px), which alone moves their figures; judge them all at one size, "
+        "with --set size_px=NUMBER."
+    )
+    assert "lvm-med reaches" in texts[-2]
+
+
+def test_one_size_and_sizes_of_other_tasks_bring_no_warning(tmp_path):
+    sizes = [("lvm-med", "probe", 32), ("random", "probe", 32), ("x", "classification", 64)]
+    assert not [text for text in headline(_probes_at(tmp_path, sizes)) if "Warning" in text]
+
+
 def test_a_difference_within_the_interval_is_not_clear(tmp_path):
     folders = _pair(tmp_path, figure(0.74, 0.71, 0.77), figure(0.70, 0.66, 0.74))
     assert "too close to tell them apart" in " ".join(headline(folders))

@@ -221,23 +221,32 @@ def test_every_field_changes_the_loss(changed):
 
 
 @pytest.mark.parametrize(
+    ("recipe", "other", "without"),
+    [
+        ("vicregl", "vicreg", "method.alpha=1"),
+        ("lvm-med-regions", "lvm-med", "method.region_weight=0"),
+    ],
+)
+@pytest.mark.parametrize(
     ("name", "size_px", "enough"),
     [("resnet10t", 32, 64), ("convnext_atto", 48, 64), ("test_vit", 16, 32)],
 )
-def test_a_map_of_one_region_is_refused_with_the_size_that_has_more(name, size_px, enough):
+def test_a_map_of_one_region_is_refused_with_the_size_that_has_more(
+    recipe, other, without, name, size_px, enough
+):
     """Strides of 32, 32 and 16 px; ConvNeXt leaves the rest of 48 px out."""
     words = [f"model.backbone={name}", f"views.size={size_px}"]
     facts = run_facts(backbone=name, size_px=size_px)
     with pytest.raises(
         InputError,
         match=rf"views\.size: got {size_px}, .*'{name}'.*set views\.size to {enough} or more, or "
-        "take the recipe vicreg",
+        f"take the recipe {other}$",
     ) as refused:
-        refuse_bad_recipe(resolve_config("vicregl", words), facts)
+        refuse_bad_recipe(resolve_config(recipe, words), facts)
     assert "\n" not in str(refused.value)
-    refuse_bad_recipe(resolve_config("vicregl", words), run_facts(backbone=name, size_px=enough))
+    refuse_bad_recipe(resolve_config(recipe, words), run_facts(backbone=name, size_px=enough))
     # without a weight for regions nothing is compared twice
-    refuse_bad_recipe(resolve_config("vicregl", [*words, "method.alpha=1"]), facts)
+    refuse_bad_recipe(resolve_config(recipe, [*words, without]), facts)
 
 
 @pytest.mark.parametrize(

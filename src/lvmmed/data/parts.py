@@ -22,9 +22,12 @@ from lvmmed.data.records import ReadError, SourceRecord, one_line
 from lvmmed.data.sources import Task
 from lvmmed.data.stored_image import store_row
 from lvmmed.data.volumes import LABEL_MAP, looks_like_mask
+from lvmmed.processes import end_with_parent
 from lvmmed.types import InputError
 
 KILLED = "the reading process died on it (out of memory, or a broken decoder)"
+UNNAMED_DICOM = "dicom_without_patient"
+"""Count of DICOM files that name no patient and are no slice of a volume."""
 _AHEAD = 3
 
 
@@ -111,7 +114,7 @@ def _task_rows(
     result = read_file(path, salt=part.salt, modality=task.modality)
     if not task.is_listed:
         _refuse_label_maps(path, result.records)
-    num_written = 0
+    num_written = num_unnamed = 0
     for record in result.records:
         named = replace(
             record,
@@ -122,10 +125,12 @@ def _task_rows(
         row, data = store_row(named, size=part.size, dataset=task.dataset, sha256=result.sha256)
         warnings.update(row.pop("warnings"))
         num_written += 1
+        num_unnamed += named.patient_key is None and named.volume_key is None
         yield row, data
     counts["empty_slices"] += result.num_empty
     counts["left_out_slices"] += result.num_left_out
     counts["volumes"] += num_written > 1
+    counts[UNNAMED_DICOM] += result.format == "DICOM" and num_unnamed > 0
 
 
 def _refuse_label_maps(path: Path, records: Sequence[SourceRecord]) -> None:
@@ -179,13 +184,17 @@ def run_parts(parts: Sequence[Part], *, workers: int, on_done: Callable[[int], N
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
-        max_workers=workers, mp_context=get_context("spawn"), initializer=_ignore_interrupt
+        max_workers=workers,
+        mp_context=get_context("spawn"),
+        initializer=_begin_work,
+        initargs=(os.getpid(),),
     )
 
 
-def _ignore_interrupt() -> None:
-    """Leave Ctrl-C to the parent, which stops the pool in order."""
+def _begin_work(parent: int) -> None:
+    """Leave Ctrl-C to the parent, which stops the pool in order, and end when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(parent)
 
 
 def _run_pool(parts: Sequence[Part], workers: int, on_done: Callable[[int], None]) -> None:

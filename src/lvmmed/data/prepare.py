@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lvmmed.data.parts import Part, read_part, run_parts
+from lvmmed.data.parts import UNNAMED_DICOM, Part, read_part, run_parts
 from lvmmed.data.salt import load_salt, salt_fingerprint
 from lvmmed.data.sheet import store_sheet
 from lvmmed.data.sources import Naming, Plan, expand_sources
 from lvmmed.data.store import Store, StoreWriter
+from lvmmed.files import refuse_unwritable
 from lvmmed.types import FORMAT_VERSION, InputError
 
 PARTS_FOLDER = ".parts"
@@ -41,6 +42,7 @@ class PrepareSummary:
         num_duplicates: images whose pixels are in the store before them; they are kept.
         num_other_names: files passed over because of their names.
         num_repeated: files named twice by the sources; stored once.
+        num_unnamed_dicom: DICOM files that name no patient and are no slice of a volume.
         reasons: why files were quarantined, with counts.
         modalities: images of each.
         datasets: images of each.
@@ -56,6 +58,7 @@ class PrepareSummary:
     num_duplicates: int
     num_other_names: int
     num_repeated: int
+    num_unnamed_dicom: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     modalities: dict[str, int] = field(default_factory=dict)
     datasets: dict[str, int] = field(default_factory=dict)
@@ -74,6 +77,11 @@ class PrepareSummary:
                 f"{self.num_quarantined} files not read, see {self.out / 'quarantine.csv'}:"
             )
             lines += [f"  {count} x {reason}" for reason, count in _most(self.reasons, 5)]
+        if self.num_unnamed_dicom:
+            lines.append(
+                f"{self.num_unnamed_dicom} DICOM files name no patient: splits by patient cannot "
+                "be made from them"
+            )
         lines += [f"  note: {text} ({count} images)" for text, count in _most(self.warnings, 5)]
         lines.append(f"look at {self.out / 'contact_sheet.png'}")
         return lines
@@ -154,6 +162,7 @@ def _check_arguments(size: int, workers: int, out: Path) -> None:
         raise InputError(f"workers: got {workers}, allowed are 0 and above")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; --out needs a folder")
+    refuse_unwritable(out, "--out")
     if (out / "store.json").exists():
         raise InputError(f"{out}: holds a store already; remove it or choose another --out")
     if out.exists() and any(out.iterdir()) and not (out / PARTS_FOLDER).is_dir():
@@ -246,6 +255,7 @@ def _totals(
         "left_out_slices": counts["left_out_slices"],
         "other_names": plan.num_other_names,
         "repeated_files": plan.num_repeated,
+        UNNAMED_DICOM: counts[UNNAMED_DICOM],
         "quarantine_reasons": dict(Counter(reason for _, reason in bad).most_common()),
         "warnings": dict(warnings.most_common(_WARNINGS_KEPT)),
     }
@@ -279,6 +289,7 @@ def _summary(store: Store, plan: Plan, totals: dict[str, Any]) -> PrepareSummary
         num_duplicates=store.meta["counts"]["duplicates"],
         num_other_names=plan.num_other_names,
         num_repeated=plan.num_repeated,
+        num_unnamed_dicom=totals[UNNAMED_DICOM],
         reasons=totals["quarantine_reasons"],
         modalities=store.meta["modalities"],
         datasets=store.meta["datasets"],

@@ -99,7 +99,7 @@ def read_file(path: Path, *, salt: str = "", modality: str | None = None) -> Rea
         raise ReadError(path, f"damaged or unusual file ({detail})") from error
     if not result.records:
         raise ReadError(path, f"all {result.num_empty} slices are empty")
-    result = replace(result, sha256=options.sha256)
+    result = replace(result, sha256=options.sha256, format=row.name)
     return result.with_warnings(tuple(_warning_text(item) for item in caught))
 
 

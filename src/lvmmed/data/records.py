@@ -107,6 +107,7 @@ class ReadResult:
         num_left_out: frames, time points or pages left out for another reason; a warning says why.
         warnings: what the reader had to assume, once a file.
         sha256: hash of the file's bytes.
+        format: name of the file's format, such as "DICOM".
     """
 
     records: tuple[SourceRecord, ...]
@@ -114,6 +115,7 @@ class ReadResult:
     num_left_out: int = 0
     warnings: tuple[str, ...] = field(default=())
     sha256: str = ""
+    format: str = ""
 
     def with_warnings(self, texts: tuple[str, ...]) -> "ReadResult":
         """Add warnings to the file and to each record, without repeating any."""

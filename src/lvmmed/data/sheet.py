@@ -1,6 +1,5 @@
 """Contact sheets: many small images on one PNG."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lvmmed.data.store import Store
+from lvmmed.files import write_atomically
 from lvmmed.types import InputError
 
 CAPTION_PX = 14
@@ -57,9 +57,7 @@ def contact_sheet(
         if captions:
             text = _fitted(captions[number], font, tile_px)
             draw.text((left, top + tile_px + 1), text, fill=_INK, font=font)
-    draft = out.with_name(f".{out.name}.tmp")
-    sheet.save(draft, format="PNG")
-    os.replace(draft, out)  # noqa: PTH105
+    write_atomically(out, lambda draft: sheet.save(draft, format="PNG"))
 
 
 def _tile(image: np.ndarray, tile_px: int) -> Image.Image:

@@ -102,11 +102,12 @@ class RunFolder:
         return folder
 
     @staticmethod
-    def refuse_occupied(path: Path) -> None:
+    def refuse_occupied(path: Path, *, can_resume: bool = False) -> None:
         """Refuse to start a run where one is, or where other files are; touches nothing.
 
         Args:
             path: folder that a new run is to be written to.
+            can_resume: the command has `--resume`, which is named as a way out then.
 
         Raises:
             InputError: the path is a file, or a folder with something in it.
@@ -115,9 +116,8 @@ class RunFolder:
             raise InputError(f"{path}: is a file; give a folder for the run with --out")
         if (path / CONFIG).is_file():
             state = "a finished run" if (path / RESULT).is_file() else "an unfinished run"
-            raise InputError(
-                f"{path}: holds {state}; go on with --resume, or give another folder with --out"
-            )
+            resume = "go on with --resume, or " if can_resume else ""
+            raise InputError(f"{path}: holds {state}; {resume}give another folder with --out")
         if path.is_dir() and any(path.iterdir()):
             raise InputError(f"{path}: is not empty and holds no run; give another --out")
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lvmmed.config import did_you_mean
 from lvmmed.models.initialization import seeded
+from lvmmed.models.reasons import first_sentence
 from lvmmed.types import InputError
 
 BACKBONES = (
@@ -151,8 +152,8 @@ def build_backbone(
             if not pretrained:
                 raise
             raise InputError(
-                f"timm:{name}: weights could not be fetched ({_first_line(error)}); "
-                "check the name and the network, or use random weights"
+                f"timm:{name}: weights cannot be downloaded ({first_sentence(error)}); check the "
+                "name and the network, or give a file of weights, or random"
             ) from error
     return Backbone(name, model.train(), plan)
 
@@ -219,7 +220,7 @@ def size_refusal(name: str, size_px: int, *, built_for_px: int) -> str | None:
             model = _create(name, size_px=built_for_px, pretrained=False)
             _feature_map(model, torch.zeros(2, 3, size_px, size_px))
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
-        return _first_line(error)
+        return first_sentence(error)
     return None
 
 
@@ -276,8 +277,9 @@ def _plan(name: str, size_px: int) -> _Plan:
         raise
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         raise InputError(
-            f"model.backbone {name!r}: does not take {size_px}-px images ({_first_line(error)}); "
-            "set views.size to what it was made for, often 224 or a multiple of its patch"
+            f"model.backbone {name!r}: does not take {size_px}-px images "
+            f"({first_sentence(error)}); set views.size to what it was made for, often 224 or a "
+            "multiple of its patch"
         ) from error
     config = timm.data.resolve_data_config(model=model)
     return _Plan(
@@ -389,7 +391,3 @@ def _resample_grid(positions: Tensor, wanted: Tensor, backbone: Backbone) -> Ten
         positions, new_size=[rows, cols], num_prefix_tokens=num_prefix
     )
     return resampled
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

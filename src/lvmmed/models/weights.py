@@ -21,6 +21,7 @@ from lvmmed.models.backbones import (
 )
 from lvmmed.models.cards import CARD, LVMMED_LICENCE, card_text, read_card
 from lvmmed.models.key_maps import KeyReport, guess_backbone, match_keys, readings, unwrap
+from lvmmed.models.reasons import first_sentence
 from lvmmed.types import Card, InputError
 
 ENCODER = "encoder.safetensors"
@@ -234,7 +235,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         try:
             return dict(safetensors.torch.load_file(path))
         except (safetensors.SafetensorError, OSError) as error:
-            raise InputError(f"{path}: not a safetensors file ({_first_line(error)})") from error
+            raise InputError(f"{path}: not a safetensors file ({first_sentence(error)})") from error
     if path.suffix not in PICKLE_SUFFIXES:
         allowed = ", ".join((".safetensors", *PICKLE_SUFFIXES))
         raise InputError(f"{path}: a weight file ends in one of {allowed}")
@@ -245,8 +246,13 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             f"{path}: holds more than tensors, which could run code, or is damaged; "
             "save its state_dict() alone and use that"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a weight file ({_first_line(error)})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({first_sentence(error)})") from error
+    except Exception as error:  # of other content torch.load raises any type, and often a number
+        raise InputError(
+            f"{path}: not a file that torch.save wrote, or a damaged one; save a model's "
+            "state_dict() with torch.save, or copy the file again"
+        ) from error
     state = unwrap(content)
     if not state:
         raise InputError(f"{path}: holds no named tensors; save a model's state_dict()")
@@ -266,7 +272,3 @@ def _check_same(source: str, found: str, asked: str | None) -> None:
             f"weights {source!r}: hold {found}, but model.backbone is {asked!r}; "
             f"use --set model.backbone={found}"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -121,7 +121,7 @@ def benchmark(
     chosen = load_suite(suite, overrides) if isinstance(suite, str) else suite
     _refuse_bad_call(num_jobs, stop_after_min)
     if pack is not None:
-        refuse_bad_pack(pack, out)
+        refuse_bad_pack(pack)
     for task in chosen.tasks:
         refuse_bad_task(task, chosen.fractions)
     file = Path(suite) if isinstance(suite, str) and is_suite_file(suite) else None

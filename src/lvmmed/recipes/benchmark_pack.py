@@ -54,22 +54,22 @@ OF_BENCH = (
 """Files beside the cells that people read."""
 
 
-def refuse_bad_pack(file: Path, out: Path) -> None:
+def refuse_bad_pack(file: Path) -> None:
     """Refuse an archive that could not be written in the end.
 
     Args:
-        file: of the archive.
-        out: folder of the benchmark, which may be still to be made.
+        file: of the archive; its folder may be still to be made.
 
     Raises:
-        InputError: another ending, no such folder, or a folder in its place.
+        InputError: another ending, a folder in its place, or a file in place of its folder.
     """
     if _ending(file) is None:
         raise InputError(f"--pack: got {file}, which must end in one of {', '.join(ENDINGS)}")
     if file.is_dir():
         raise InputError(f"--pack: got {file}, which is a folder; give a file")
-    if not file.parent.is_dir() and file.parent.resolve() != out.resolve():
-        raise InputError(f"--pack: got {file}, but there is no folder {file.parent}; make it")
+    above = next(folder for folder in file.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"--pack: got {file}, but {above} is a file; give another folder")
 
 
 def large_archive(file: Path) -> Path:
@@ -91,15 +91,22 @@ def packing(bench: Bench, schedule: Schedule, file: Path | None) -> Iterator[lis
     Args:
         bench: the suite, and where its cells lie.
         schedule: how cells are run meanwhile.
-        file: archive of small files; None = no archives.
+        file: archive of small files, whose folder is made when absent; None = no archives.
 
     Yields:
         Archives, filled in at the end.
+
+    Raises:
+        InputError: the folder cannot be made.
     """
     written: list[Path] = []
     if file is None:
         yield written
         return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--pack: {file.parent} cannot be made ({error.strerror})") from error
     next_s = time.monotonic() + PACK_EVERY_S
 
     def pack_now_and_then() -> None:

@@ -4,7 +4,6 @@ import functools
 import multiprocessing
 import os
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from types import TracebackType
 
 import torch
 
+from lvmmed.processes import end_with_parent
 from lvmmed.recipes.benchmark_cells import Cell
 from lvmmed.types import InputError
 
@@ -322,7 +322,7 @@ def _work(pipe: Connection, run: Run, num_threads: int, parent: int, gpu: str | 
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA is first used, which is below
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(num_threads)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with_parent(parent)
     while True:
         try:
             cell = pipe.recv()
@@ -342,10 +342,3 @@ def _teller(pipe: Connection) -> CellProgress:
             pipe.send(Told(done=done, total=total, note=note))
 
     return tell
-
-
-def _end_with(parent: int) -> None:
-    """End with the parent: two processes must not write one cell."""
-    while os.getppid() == parent:
-        time.sleep(POLL_S)
-    os._exit(1)

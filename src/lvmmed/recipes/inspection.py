@@ -39,7 +39,7 @@ def inspect_path(
 
     Args:
         path: folder or file.
-        sheet: where to write a contact sheet (PNG); stores only.
+        sheet: where to write a contact sheet (PNG), whose folder is made when absent; stores only.
         matching: where to draw matched graphs (PNG); runs of lvm-med only.
         num_graphs: how many of them at most; None = all that the run kept.
 
@@ -47,7 +47,8 @@ def inspect_path(
         What was found, ready to show.
 
     Raises:
-        InputError: nothing there, not one of the three, or a picture is asked of something else.
+        InputError: nothing there, not one of the three, a picture is asked of something else, or
+            cannot be written.
     """
     if num_graphs is not None and matching is None:
         raise InputError(f"--graphs: got {num_graphs} without --matching; name a PNG with it")
@@ -56,7 +57,7 @@ def inspect_path(
             raise InputError(f"--matching: {path} is an image store; give a run of lvm-med")
         store = Store.open(path)
         if sheet is not None:
-            store_sheet(store, sheet)
+            _write_sheet(store, sheet)
         return _store(store)
     if sheet is not None:
         raise InputError(f"--sheet: {path} is no image store; only a store has a contact sheet")
@@ -72,6 +73,18 @@ def inspect_path(
     num_parameters = sum(p.numel() for p in loaded.backbone.parameters())
     rows = [*_card(loaded.card), ("parameters", f"{num_parameters:,}")]
     return Inspection(title=f"weights {path}", rows=tuple(rows))
+
+
+def _write_sheet(store: Store, out: Path) -> None:
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--sheet: got {out}; only PNG is written, name a .png file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        store_sheet(store, out)
+    except OSError as error:
+        raise InputError(
+            f"--sheet: cannot write {out} ({error.strerror}); name another .png file"
+        ) from error
 
 
 def _store(store: Store) -> Inspection:

@@ -36,12 +36,14 @@ class JudgingResult:
     Attributes:
         folder: run folder, complete.
         figures: split -> metric key -> figure; the splits are "val" (selected on) and the tests.
+        size_px: side of the images that it was judged on.
         warnings: what a reader of the figures must know.
         wall_s: seconds the run took.
     """
 
     folder: Path
     figures: Mapping[str, Mapping[str, Figure]]
+    size_px: int
     warnings: tuple[str, ...]
     wall_s: float
 
@@ -57,7 +59,10 @@ class JudgingResult:
                 texts = [f"{m} {_percent(figure)}" for m, figure in named.items() if figure]
                 found.append(f"{split} {model}".strip() + ": " + ", ".join(texts))
         found.extend(f"warning: {text}" for text in self.warnings)
-        found.append(f"selected on val, tested once; {self.wall_s:.0f} s; {self.folder}")
+        found.append(
+            f"judged at {self.size_px} px; selected on val, tested once; {self.wall_s:.0f} s; "
+            f"{self.folder}"
+        )
         return found
 
 
@@ -125,6 +130,7 @@ def write_judgement(judgement: Judgement, out: Path) -> JudgingResult:
     return JudgingResult(
         folder=out,
         figures=figures,
+        size_px=judgement.images.size_px,
         warnings=tuple(judgement.warnings),
         wall_s=judgement.wall_s,
     )

@@ -116,7 +116,7 @@ def pretrain(
             values = folder.read_json(RESULT)
             return PretrainResult(folder=out, values=values, was_finished=True)
         if folder is None:
-            RunFolder.refuse_occupied(out)
+            RunFolder.refuse_occupied(out, can_resume=True)
         store = Store.open(Path(config.data.store))
         if folder is not None:
             refuse_other_images(folder, store)
@@ -189,12 +189,13 @@ class _Run:
         if distributed.is_main():
             batch = load_images(store, held_out.watched.tolist()).to(learner.device)
             self.monitor = Monitor(batch, learner.backbone, config.views, probe=probe)
+        nodes = graph_size(config)
         self.watched = WatchedRun(
             width=learner.backbone.width,
             batch_size=config.train.batch_size,
             num_steps=self.num_steps,
             num_warmup=round(config.train.warmup_frac * self.num_steps),
-            graph_size=graph_size(config),
+            graph_size=nodes and min(nodes, config.train.batch_size),
             advice=METHODS[config.method.name].advice,
         )
         self._take_up()

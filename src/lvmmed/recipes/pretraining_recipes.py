@@ -61,6 +61,23 @@ def resolve_config(
     return build_config(values, methods={name: row.config for name, row in METHODS.items()})
 
 
+def refuse_two_lengths(overrides: Sequence[str]) -> None:
+    """Refuse a length in steps and one in epochs side by side, of which one would be ignored.
+
+    Args:
+        overrides: texts of one command, such as "train.steps=200".
+
+    Raises:
+        InputError: both are given.
+    """
+    train = apply_overrides({}, list(overrides)).get("train")
+    if isinstance(train, Mapping) and None not in (train.get("steps"), train.get("epochs")):
+        raise InputError(
+            f"train.steps and train.epochs: got {train['steps']} and {train['epochs']}, which "
+            "exclude each other; give one of them"
+        )
+
+
 def _recipe_values(recipe: str) -> dict[str, Any]:
     if recipe in RECIPES:
         return {"recipe": recipe, **RECIPES[recipe].values}

@@ -72,12 +72,16 @@ def write_overlays(
 def outlined(
     image: UInt8[np.ndarray, "S S 3"], mask: UInt8[np.ndarray, "S S"]
 ) -> UInt8[np.ndarray, "T T 3"]:
-    """Enlarge an image to a tile and draw the inner border of each class in its colour."""
+    """Enlarge an image to a tile and draw the inner border of each class in its colour.
+
+    What touches the edge of the image is outlined there too, so that a mask of the whole image
+    does not look like none.
+    """
     tile = Image.fromarray(image).resize((TILE_PX, TILE_PX), Image.Resampling.BILINEAR)
     pixels = np.array(tile)
     large = nearest_square(mask, TILE_PX)
     for k in np.unique(large[large > 0]):
         inside = large == k
-        core = binary_erosion(inside, iterations=_LINE_PX, border_value=1)
+        core = binary_erosion(inside, iterations=_LINE_PX, border_value=0)
         pixels[inside & ~core] = _COLOURS[(k - 1) % len(_COLOURS)]
     return pixels

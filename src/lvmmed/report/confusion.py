@@ -8,7 +8,8 @@ from jaxtyping import Int
 
 from lvmmed.evaluation.cases import CASES_NAME, Predictions, read_cases
 from lvmmed.evaluation.comparison import FINETUNED
-from lvmmed.report.groups import Group
+from lvmmed.report.groups import Group, each_once
+from lvmmed.report.run import Run
 
 MAX_CLASSES = 16
 """Matrices of more classes are not drawn: the cells would be too small to read."""
@@ -59,14 +60,22 @@ def confusion_matrices(group: Group) -> tuple[ConfusionMatrix, ...]:
         more than `MAX_CLASSES`.
     """
     tables: dict[tuple[str, str], list[Predictions]] = {}
-    for run in group.runs:
-        if run.task in CLASSIFYING_TASKS and (run.folder / CASES_NAME).is_file():
-            for table in read_cases(run.folder):
-                if table.split.startswith("test"):
-                    head = "fine-tuned" if table.model == FINETUNED else table.model
-                    tables.setdefault((head, table.split), []).append(table)
+    for own in each_once(group.runs, [_tables(run) for run in group.runs]):
+        for key, table in own.items():
+            tables.setdefault(key, []).append(table)
     matrices = [_matrix(group, key, tables[key]) for key in sorted(tables)]
     return tuple(matrix for matrix in matrices if len(matrix.classes) <= MAX_CLASSES)
+
+
+def _tables(run: Run) -> dict[tuple[str, str], Predictions]:
+    """Cases of a run by head and test split."""
+    if run.task not in CLASSIFYING_TASKS or not (run.folder / CASES_NAME).is_file():
+        return {}
+    return {
+        ("fine-tuned" if table.model == FINETUNED else table.model, table.split): table
+        for table in read_cases(run.folder)
+        if table.split.startswith("test")
+    }
 
 
 def _matrix(group: Group, key: tuple[str, str], tables: Sequence[Predictions]) -> ConfusionMatrix:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lvmmed.report.run import PRETRAIN, Run
 
@@ -15,6 +15,13 @@ ABSENT = "\N{EN DASH}"
 
 _INCIDENTAL = {"seed", "seeds", "out", "device", "workers", "command", "resume", "progress"}
 """Last part of configuration keys that do not make two runs different."""
+
+_NOT_OF_JUDGING = {"weights", "data", "fractions"}
+"""More such keys of runs that judge: where weights and data lie, and the shares of the labels,
+which have figures of their own each."""
+
+_KeyT = TypeVar("_KeyT")
+_ValueT = TypeVar("_ValueT")
 
 _FIXED_STYLES = {"lvm-med": 0, "simclr": 1, "paper-literal": 2, RANDOM_LABEL: 7}
 """Recipe -> its colour and line style in every figure; others take the next free one."""
@@ -127,6 +134,42 @@ def weights_label(run: Run, trained: Sequence[Group]) -> str:
     return str(run.result.get("method") or named or run.name)
 
 
+def shares_of_labels(run: Run) -> tuple[float, ...]:
+    """Shares of the labels that a run fitted on, in rising order; 1 = all, also where not told."""
+    told = run.config.get("fractions")
+    return tuple(sorted(told)) if isinstance(told, list) and told else (1.0,)
+
+
+def each_once(
+    runs: Sequence[Run], found: Sequence[Mapping[_KeyT, _ValueT]]
+) -> tuple[dict[_KeyT, _ValueT], ...]:
+    """Drop what an earlier run found of the same encoder with other shares of the labels.
+
+    A probe with all labels and one with few of the same encoder both have the figure of all
+    labels, which is no repeat.
+
+    Args:
+        runs: members of a group.
+        found: what each of them has, by anything that tells figures apart.
+
+    Returns:
+        What is left of each.
+    """
+    return tuple(
+        {
+            key: value
+            for key, value in own.items()
+            if not any(key in found[j] and _is_judged_again(runs[j], runs[i]) for j in range(i))
+        }
+        for i, own in enumerate(found)
+    )
+
+
+def _is_judged_again(first: Run, second: Run) -> bool:
+    is_other = shares_of_labels(first) != shares_of_labels(second)
+    return is_other and first.encoders == second.encoders
+
+
 def _is_source(weights: str, run: Run) -> bool:
     if not weights or weights == "random" or weights.startswith("timm:"):
         return False
@@ -148,8 +191,8 @@ def _recipe_label(run: Run) -> str:
 
 
 def _variant(run: Run) -> dict[str, str]:
-    """Settings that tell runs of one label apart; where the weights lie is no setting."""
-    dropped = _INCIDENTAL if run.task == PRETRAIN else _INCIDENTAL | {"weights", "data"}
+    """Settings that tell runs of one label apart."""
+    dropped = _INCIDENTAL if run.task == PRETRAIN else _INCIDENTAL | _NOT_OF_JUDGING
     return {
         key: as_text(value)
         for key, value in flatten(run.config).items()

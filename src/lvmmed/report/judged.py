@@ -147,7 +147,7 @@ def _repeats_text(judged: JudgedGroup, key: Key) -> str:
     repeats = judged.repeats(key)
     if len(repeats) < 2:
         return "one run"
-    kind = "runs" if len(judged.per_run) > 1 else "seeds"
+    kind = "runs" if judged.has_runs(key) else "seeds"
     values = ", ".join(write_number(value, key[2]) for value in repeats)
     return f"{kind}: {values}; standard deviation {_spread_text(repeats, key)}"
 

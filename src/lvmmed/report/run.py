@@ -63,6 +63,11 @@ class Run:
         return (str(named),) if named else ()
 
     @property
+    def encoders(self) -> tuple[str, ...]:
+        """What tells the encoders from others: the hash of their card, or where they lie."""
+        return tuple(_encoder_identity(name) for name in self.weights)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings that the run recorded in any of its files, each once, in order."""
         found: list[str] = []
@@ -140,6 +145,19 @@ def _read_run(folder: Path, name: str) -> Run:
         metrics=metrics,
         notes=tuple(notes),
     )
+
+
+def _encoder_identity(weights: str) -> str:
+    if weights == "random" or weights.startswith("timm:"):
+        return weights
+    path = Path(weights).resolve()
+    card = (path.parent if path.suffix == ".safetensors" else path) / "card.json"
+    try:
+        known = (_read_json(card) or {}).get("sha256")
+    except InputError:
+        known = None  # a card outside the report does not stop it
+    is_of_run = path.name == "encoder.safetensors"
+    return str(known or (path.parent if is_of_run else path))
 
 
 def _task_of(result: Mapping[str, Any], config: Mapping[str, Any]) -> str:

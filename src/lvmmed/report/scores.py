@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lvmmed.evaluation.cases import CASES_NAME
+from lvmmed.evaluation.cases import CASES_NAME, CaseTable
 from lvmmed.evaluation.comparison import Figure, merge_runs, read_tables, summarise_predictions
 from lvmmed.report.confusion import CLASSIFYING_TASKS
-from lvmmed.report.groups import ABSENT, Group, judging_groups
+from lvmmed.report.groups import ABSENT, Group, each_once, judging_groups
 from lvmmed.report.overlays import SEGMENTING_TASKS
 from lvmmed.report.run import PRETRAIN, Run
 from lvmmed.types import InputError
@@ -60,7 +60,7 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgedGroup:
-    """Joined scores of a group, and those of every member run."""
+    """Joined scores of a group, and those of every member run, each once (see `each_once`)."""
 
     group: Group
     scores: Mapping[Key, Score]
@@ -68,9 +68,18 @@ class JudgedGroup:
 
     def repeats(self, key: Key) -> tuple[float, ...]:
         """The figure in each independent repeat: every run, or every seed of a single run."""
-        if len(self.per_run) > 1:
+        if self.has_runs(key):
             return tuple(scores[key].mean for scores in self.per_run if key in scores)
         return self.scores[key].per_seed
+
+    def has_runs(self, key: Key) -> bool:
+        """Whether the repeats of a figure are runs, and not the seeds of a single run."""
+        return len(self.per_run) > 1 and len(self.runs_with(key)) != 1
+
+    def runs_with(self, key: Key) -> tuple[Run, ...]:
+        """The runs that a figure comes from."""
+        pairs = zip(self.group.runs, self.per_run, strict=True)
+        return tuple(run for run, scores in pairs if key in scores)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,29 +233,34 @@ def data_identity(run: Run) -> tuple[str, str]:
 
 
 def _judged(group: Group) -> JudgedGroup:
-    per_run = tuple(read_scores(run) for run in group.runs)
+    per_run = each_once(group.runs, [read_scores(run) for run in group.runs])
     keys = dict.fromkeys(key for scores in per_run for key in scores)
     joined = {key: join([scores[key] for scores in per_run if key in scores]) for key in keys}
-    if len(group.runs) > 1 and has_cases(group):
+    if len(group.runs) > 1 and has_cases(group.runs):
         joined.update(_joined_from_cases(group))
     return JudgedGroup(group=group, scores=joined, per_run=per_run)
 
 
-def has_cases(group: Group) -> bool:
-    """Whether every run of a group left its cases, with classes or overlaps of masks."""
+def has_cases(runs: Sequence[Run]) -> bool:
+    """Whether every run left its cases, with classes or overlaps of masks."""
     return all(
         run.task in (*CLASSIFYING_TASKS, *SEGMENTING_TASKS) and (run.folder / CASES_NAME).is_file()
-        for run in group.runs
+        for run in runs
     )
 
 
 def _joined_from_cases(group: Group) -> dict[Key, Score]:
-    """Bootstrap over cases of the mean over all runs, for the test splits that all runs have."""
-    tables = [
-        [table for table in read_tables(run.folder) if table.split.startswith("test")]
+    """Bootstrap over cases of the mean over runs, for what several of them were tested on."""
+    found: list[dict[tuple[str, str], CaseTable]] = [
+        {(t.model, t.split): t for t in read_tables(run.folder) if t.split.startswith("test")}
         for run in group.runs
     ]
-    figures = summarise_predictions(merge_runs(tables), num_resamples=NUM_RESAMPLES)
+    tables: dict[tuple[str, str], list[CaseTable]] = {}
+    for own in each_once(group.runs, found):
+        for key, table in own.items():
+            tables.setdefault(key, []).append(table)
+    merged = [merge_runs([[t] for t in same])[0] for same in tables.values() if len(same) > 1]
+    figures = summarise_predictions(merged, num_resamples=NUM_RESAMPLES)
     return {
         _key(group.runs[0], split, name): _from_figure(figure)
         for split, values in figures.items()
@@ -264,17 +278,27 @@ def _from_figure(figure: Figure) -> Score:
     )
 
 
-def _key_order(key: Key) -> tuple[int, str, bool, str, int, str]:
+def _key_order(key: Key) -> tuple[int, str, float, bool, str, int, str]:
     head, split, metric = key
+    name, _, share = head.partition("@")
     heads, metrics = list(HEAD_TITLES), list(METRIC_TITLES)
     return (
-        heads.index(head) if head in heads else len(heads),
-        head,
+        heads.index(name) if name in heads else len(heads),
+        name,
+        _percent(share),
         not split.startswith("test"),
         split if split != "test_in" else "test",  # stable: test_in stands beside test
         metrics.index(metric) if metric in metrics else len(metrics),
         metric,
     )
+
+
+def _percent(share: str) -> float:
+    """Number of a share such as "10%", 100 for the head without one: the most labels come last."""
+    try:
+        return float(share.rstrip("%"))
+    except ValueError:
+        return 100.0
 
 
 def splits(data: DataSet, *, tested: bool = True) -> tuple[str, ...]:

@@ -7,7 +7,15 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from lvmmed.report.figures import curve_panel
-from lvmmed.report.groups import ABSENT, Comparison, Group, as_text, compare, flatten
+from lvmmed.report.groups import (
+    ABSENT,
+    Comparison,
+    Group,
+    as_text,
+    compare,
+    flatten,
+    shares_of_labels,
+)
 from lvmmed.report.pictures import MatchedGraph, Query, ViewSample, read_graph, read_views
 from lvmmed.report.run import PRETRAIN, Run
 from lvmmed.report.scores import DataSet
@@ -106,7 +114,10 @@ def _nested(values: Mapping[str, Any], *path: str) -> Any:
 
 
 def settings_tables(trained: Sequence[Group], sets: Sequence[DataSet]) -> tuple[SettingsTable, ...]:
-    """Lay the settings of the groups of each task side by side, seeds left out."""
+    """Lay the settings of the groups of each task side by side, seeds left out.
+
+    Of runs that fitted on different shares of the labels it lists all shares.
+    """
     members: dict[str, dict[str, Mapping[str, Any]]] = {}
     for group in trained:
         members.setdefault(PRETRAIN, {})[_column(group, "")] = _without_seed(group.runs[0])
@@ -114,7 +125,11 @@ def settings_tables(trained: Sequence[Group], sets: Sequence[DataSet]) -> tuple[
         for judged in data.groups:
             run = judged.group.runs[0]
             column = _column(judged.group, f" on {data.name}" if len(sets) > 1 else "")
-            members.setdefault(run.task, {})[column] = _without_seed(run)
+            settings = _without_seed(run)
+            shares = {share for member in judged.group.runs for share in shares_of_labels(member)}
+            if "fractions" in settings:
+                settings["fractions"] = sorted(shares)
+            members.setdefault(run.task, {})[column] = settings
     return tuple(
         SettingsTable(title=task_title(task), comparison=compare(columns))
         for task, columns in members.items()

@@ -91,14 +91,19 @@ def last_tenth(run: Run, column: str) -> list[float]:
 
 
 def graph_size(run: Run) -> int | None:
-    """Nodes of a graph, from the method's settings; None for methods without graphs."""
-    method = run.config.get("method")
+    """Nodes of a graph, from the settings; None for methods without graphs.
+
+    A batch of fewer images than a graph takes is a single graph.
+    """
+    method, train = run.config.get("method"), run.config.get("train")
     if not isinstance(method, Mapping):
         return None
+    batch_size = train.get("batch_size") if isinstance(train, Mapping) else None
     flat = {key.rpartition(".")[2]: value for key, value in flatten(method).items()}
     for name in _GRAPH_SIZE_NAMES:
         if isinstance(flat.get(name), int):
-            return int(flat[name])
+            size = int(flat[name])
+            return min(size, batch_size) if isinstance(batch_size, int) else size
     return None
 
 

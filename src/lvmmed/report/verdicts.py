@@ -85,13 +85,14 @@ def _paired_interval(
     first: JudgedGroup, second: JudgedGroup, key: Key
 ) -> tuple[float, float] | None:
     """Bootstrap of the difference; None without cases, or where the cases are not the same."""
-    if not (has_cases(first.group) and has_cases(second.group)):
+    left, right = first.runs_with(key), second.runs_with(key)
+    if not (left and right and has_cases((*left, *right))):
         return None
     head, split, metric = key
     try:
         interval = compare_runs(
-            [run.folder for run in first.group.runs],
-            [run.folder for run in second.group.runs],
+            [run.folder for run in left],
+            [run.folder for run in right],
             metric if head == "fine-tuned" else f"{head}.{metric}",
             split,
             num_resamples=NUM_RESAMPLES,
@@ -200,6 +201,7 @@ def sentences(
         *(text for group in trained for text in _matching_sentence(group)),
         *_verdict_sentences(found),
         *(() if found else _judged_sentence(sets)),
+        *(text for data in sets for text in _size_warnings(data)),
     )
 
 
@@ -271,6 +273,23 @@ def _judged_sentence(sets: Sequence[DataSet]) -> tuple[str, ...]:
     labels = list(dict.fromkeys(judged.group.label for data in sets for judged in data.groups))
     missing = "trained encoder" if RANDOM_LABEL in labels else "run with random weights"
     return (f"Judged on {names}: {enumerated(labels)}. No {missing} to compare with.",)
+
+
+def _size_warnings(data: DataSet) -> list[str]:
+    """Warn where encoders whose figures stand side by side saw images of different sizes."""
+    sizes: dict[str, dict[str, int]] = {}
+    for judged in data.groups:
+        for run in judged.group.runs:
+            size = run.result.get("size_px")
+            if isinstance(size, int):
+                sizes.setdefault(run.task, {})[judged.group.label] = size
+    return [
+        f"Warning: on {data.name} encoders were judged at different image sizes "
+        f"({enumerated([f'{label} at {size} px' for label, size in of_task.items()])}), which "
+        "alone moves their figures; judge them all at one size, with --set size_px=NUMBER."
+        for of_task in sizes.values()
+        if len(set(of_task.values())) > 1
+    ]
 
 
 def enumerated(parts: Sequence[str]) -> str:

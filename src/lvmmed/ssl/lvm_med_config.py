@@ -7,6 +7,7 @@ from pydantic import AliasChoices, Field, model_validator
 
 from lvmmed.config import MethodConfig
 from lvmmed.ssl.method import RunFacts
+from lvmmed.ssl.regions import check_regions
 from lvmmed.types import InputError
 
 
@@ -136,20 +137,27 @@ class LvmMedConfig(MethodConfig):
 
 
 def check_lvm_med(config: LvmMedConfig, facts: RunFacts) -> None:
-    """Refuse small crops that nothing would match, and grown graphs that processes cannot share.
+    """Refuse what the batch, the views or the processes leave nothing to match of.
 
     Args:
         config: of the method.
         facts: of the run.
 
     Raises:
-        InputError: small crops without the matching of the whole batch, or a batch that does not
-            divide into graphs of the largest size on every process.
+        InputError: small crops without the matching of the whole batch; regions of views that are
+            a single one; a batch that does not divide into graphs of the largest size on every
+            process.
     """
     if facts.num_small_crops and not config.batch_weight:
         raise InputError(
             f"views.small_crops: got {facts.num_small_crops}, but with method.batch_weight=0 only "
             "graphs of full views are matched; set it to 0, or method.batch_weight above 0"
+        )
+    if config.region_weight:
+        check_regions(
+            facts,
+            consequence="its regions are whole images",
+            else_do="take the recipe lvm-med",
         )
     unit = facts.num_ranks * (config.graph_size_end or config.graph_size)
     if facts.num_ranks > 1 and facts.batch_size % unit:

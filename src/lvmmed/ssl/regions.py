@@ -8,6 +8,7 @@ Letters used in shapes:
     M: pairs of regions that are kept of an image.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lvmmed.augment.views import Views
-from lvmmed.models.backbones import Features
+from lvmmed.models.backbones import Features, build_backbone
+from lvmmed.ssl.method import RunFacts
+from lvmmed.types import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,3 +109,31 @@ def pair_regions(
         [nearest_pairs(far, num_kept), nearest_pairs(far.mT, num_kept)],
         [nearest_pairs(unlike, num_alike), nearest_pairs(unlike.mT, num_alike)],
     )
+
+
+def check_regions(facts: RunFacts, *, consequence: str, else_do: str) -> None:
+    """Refuse views that the encoder sees as a single region.
+
+    Args:
+        facts: of the run.
+        consequence: what the method would then do, in words.
+        else_do: another remedy than larger views, in words.
+
+    Raises:
+        InputError: the map of a full view has one position.
+    """
+    num_regions, stride = _regions_and_stride(facts.backbone, facts.size_px)
+    if num_regions == 1:
+        raise InputError(
+            f"views.size: got {facts.size_px}, which is a single region to {facts.backbone!r}, so "
+            f"that {consequence}; set views.size to {2 * stride} or more, or {else_do}"
+        )
+
+
+@functools.cache
+def _regions_and_stride(name: str, size_px: int) -> tuple[int, int]:
+    """Positions of the map of a full view, and pixels a side that each stands for."""
+    with torch.no_grad(), torch.device("meta"):  # shapes, no weights
+        backbone = build_backbone(name, size_px=size_px)
+        feature_map = backbone(torch.zeros(2, 3, size_px, size_px)).map
+    return feature_map[0, 0].numel(), backbone.stride

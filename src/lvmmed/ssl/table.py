@@ -63,8 +63,8 @@ METHODS: dict[str, MethodRow] = {
             collapse="lower train.learning_rate; projections that are centred "
             "(method.centering=true) and nodes that keep themselves (method.residual=true), as in "
             "the recipe lvm-med, hold images apart",
-            chance="train longer, or use the recipe lvm-med (method.centering, method.residual, "
-            "a method.margin and little method.noise)",
+            chance="train longer; where method.centering, method.residual, method.margin or "
+            "method.noise are not those of the recipe lvm-med, take its values",
         ),
         check=check_lvm_med,
         takes_small_crops=True,

@@ -7,7 +7,6 @@ Letters used in shapes:
     F: features of a projection.
 """
 
-import functools
 from typing import Literal
 
 import torch
@@ -18,19 +17,18 @@ from torch.nn import functional
 
 from lvmmed.augment.views import Views
 from lvmmed.config import MethodConfig
-from lvmmed.models.backbones import Features, build_backbone
+from lvmmed.models.backbones import Features
 from lvmmed.models.heads import Projector
 from lvmmed.models.positions import take_positions
 from lvmmed.ssl.figures import TIE_COSINE, partner_accuracy
 from lvmmed.ssl.method import LossOutput, Method, MethodContext, RunFacts
-from lvmmed.ssl.regions import RegionPairs, pair_regions, regions_of
+from lvmmed.ssl.regions import RegionPairs, check_regions, pair_regions, regions_of
 from lvmmed.ssl.variance_covariance import (
     VicregWeights,
     mean_std,
     off_diagonal_correlation,
     vicreg,
 )
-from lvmmed.types import InputError
 
 
 class VicreglConfig(MethodConfig):
@@ -76,22 +74,11 @@ def check_vicregl(config: VicreglConfig, facts: RunFacts) -> None:
     """
     if config.alpha == 1:
         return
-    num_regions, stride = _regions_and_stride(facts.backbone, facts.size_px)
-    if num_regions == 1:
-        raise InputError(
-            f"views.size: got {facts.size_px}, which is a single region to {facts.backbone!r}, so "
-            "that vicregl would compare whole views twice; set views.size to "
-            f"{2 * stride} or more, or take the recipe vicreg"
-        )
-
-
-@functools.cache
-def _regions_and_stride(name: str, size_px: int) -> tuple[int, int]:
-    """Positions of the map of a full view, and pixels a side that each stands for."""
-    with torch.no_grad(), torch.device("meta"):  # shapes, no weights
-        backbone = build_backbone(name, size_px=size_px)
-        feature_map = backbone(torch.zeros(2, 3, size_px, size_px)).map
-    return feature_map[0, 0].numel(), backbone.stride
+    check_regions(
+        facts,
+        consequence="vicregl would compare whole views twice",
+        else_do="take the recipe vicreg",
+    )
 
 
 @torch.no_grad()
