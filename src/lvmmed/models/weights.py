@@ -52,7 +52,12 @@ class LoadedEncoder:
 
 
 def load_encoder(
-    source: str, *, backbone: str | None = None, size_px: int | None = None, seed: int = 0
+    source: str,
+    *,
+    backbone: str | None = None,
+    size_px: int | None = None,
+    seed: int = 0,
+    option: str = "model.backbone",
 ) -> LoadedEncoder:
     """Read an encoder; every one of its tensors must be found, and no unknown one be left.
 
@@ -63,6 +68,7 @@ def load_encoder(
         backbone: name in timm; needed for "random", and for files whose names leave doubt.
         size_px: side of the images it will see; None = what the card or timm says.
         seed: of random weights.
+        option: how the user names the backbone, for errors: a field, or an option with its dashes.
 
     Returns:
         The encoder with its card and the report on names.
@@ -73,16 +79,16 @@ def load_encoder(
     """
     if source == "random":
         if backbone is None:
-            raise InputError("weights 'random': name the encoder with --set model.backbone=NAME")
+            raise InputError(f"weights 'random': name the encoder with {_given(option, 'NAME')}")
         return _built(backbone, size_px=size_px, seed=seed, pretrained=False)
     if source.startswith("timm:"):
         name = source.removeprefix("timm:")
-        _check_same(source, name, backbone)
+        _check_same(source, name, backbone, option)
         return _built(name, size_px=size_px, seed=seed, pretrained=True)
     path = _weight_file(source)
     if path.suffix == ".safetensors" and (path.parent / CARD).is_file():
-        return _load_ours(path, backbone=backbone, size_px=size_px)
-    return _load_foreign(path, backbone=backbone, size_px=size_px)
+        return _load_ours(path, backbone=backbone, size_px=size_px, option=option)
+    return _load_foreign(path, backbone=backbone, size_px=size_px, option=option)
 
 
 def save_encoder(backbone: Backbone, folder: Path, card: Card) -> Card:
@@ -153,14 +159,16 @@ def _built(name: str, *, size_px: int | None, seed: int, pretrained: bool) -> Lo
     )
 
 
-def _load_ours(path: Path, *, backbone: str | None, size_px: int | None) -> LoadedEncoder:
+def _load_ours(
+    path: Path, *, backbone: str | None, size_px: int | None, option: str
+) -> LoadedEncoder:
     card = read_card(path.parent / CARD)
     if card.sha256 is not None and card.sha256 != file_sha256(path):
         raise InputError(
             f"{path}: sha256 differs from the one in {CARD}; copy both files again, "
             f"or move the file away from a {CARD} that is not its own"
         )
-    _check_same(str(path), card.backbone, backbone)
+    _check_same(str(path), card.backbone, backbone, option)
     encoder, report = _filled(
         path, _read_state(path), card.backbone, size_px=size_px or card.input_size
     )
@@ -169,7 +177,9 @@ def _load_ours(path: Path, *, backbone: str | None, size_px: int | None) -> Load
     )
 
 
-def _load_foreign(path: Path, *, backbone: str | None, size_px: int | None) -> LoadedEncoder:
+def _load_foreign(
+    path: Path, *, backbone: str | None, size_px: int | None, option: str
+) -> LoadedEncoder:
     state = _read_state(path)
     bare = readings(state)[-1]
     name = backbone or guess_backbone(bare)
@@ -177,7 +187,7 @@ def _load_foreign(path: Path, *, backbone: str | None, size_px: int | None) -> L
         shown = ", ".join(list(state)[:3])
         raise InputError(
             f"{path}: cannot tell the encoder from its names ({shown}, ...); "
-            "name it with --set model.backbone=NAME"
+            f"name it with {_given(option, 'NAME')}"
         )
     encoder, report = _filled(path, state, name, size_px=size_px or default_size_px(name))
     card = card_for(encoder, derived_from=f"file {path.name} (licence unknown)")
@@ -266,9 +276,14 @@ def _is_released(path: Path, state: Mapping[str, Tensor]) -> bool:
     return is_named_so or is_bare_sam
 
 
-def _check_same(source: str, found: str, asked: str | None) -> None:
+def _check_same(source: str, found: str, asked: str | None, option: str) -> None:
     if asked is not None and asked.split(".")[0] != found.split(".")[0]:
         raise InputError(
-            f"weights {source!r}: hold {found}, but model.backbone is {asked!r}; "
-            f"use --set model.backbone={found}"
+            f"weights {source!r}: hold {found}, but {option} is {asked!r}; "
+            f"use {_given(option, found)}"
         )
+
+
+def _given(option: str, value: str) -> str:
+    """Write how the option is given a value on the command line."""
+    return f"{option} {value}" if option.startswith("--") else f"--set {option}={value}"

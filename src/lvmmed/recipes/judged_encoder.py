@@ -39,24 +39,16 @@ def load_judged(
         The encoder with the card of its training.
 
     Raises:
-        InputError: random weights without a backbone's name; what `load_encoder` refuses, with
-            the options of the commands that judge.
+        InputError: random weights without a backbone's name; what `load_encoder` refuses.
     """
     if weights == "random" and backbone is None:
         raise InputError("weights random: no encoder named; name one with --backbone NAME")
-    try:
-        loaded = load_encoder(weights, backbone=backbone, size_px=size_px, seed=seed)
-    except InputError as error:
-        raise InputError(_with_own_options(str(error))) from error
+    loaded = load_encoder(
+        weights, backbone=backbone, size_px=size_px, seed=seed, option="--backbone"
+    )
     card_path = _card_path(weights)
     card = read_card(card_path) if card_path is not None else loaded.card
     return JudgedEncoder(backbone=loaded.backbone, card=card, size_px=loaded.backbone.size_px)
-
-
-def _with_own_options(message: str) -> str:
-    """Name `--backbone`, which probe and finetune have, where `pretrain` has model.backbone."""
-    own = message.replace("--set model.backbone=", "--backbone ")
-    return own.replace("model.backbone is", "--backbone is")
 
 
 def _card_path(weights: str) -> Path | None:
