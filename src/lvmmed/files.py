@@ -1,8 +1,9 @@
-"""Files as a whole: written at once or not at all, their hash, and folders to write to."""
+"""Files as a whole: written at once or not at all, their hash, and where they may be written."""
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lvmmed.types import InputError
@@ -29,6 +30,37 @@ def file_sha256(path: Path) -> str:
     """Hash a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(file: Path, refusal: str) -> Iterator[None]:
+    """Hold a file's lock, which the system frees when the process ends, however it ends.
+
+    Where there are no locks (some file systems, Windows), nothing is held.
+
+    Args:
+        file: made when absent; its content stays as it is.
+        refusal: what the user is told when another process holds it.
+
+    Yields:
+        Once, while the lock is held.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with file.open("a", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(refusal) from error
+        except OSError:
+            pass  # no locks here
+        yield
 
 
 def refuse_unwritable(folder: Path, argument: str) -> None:
@@ -62,3 +94,38 @@ def refuse_unwritable(folder: Path, argument: str) -> None:
         raise InputError(
             f"{argument}: cannot write to {folder} (no permission in {nearest}); {_REMEDY}"
         )
+
+
+def refuse_other_than_png(file: Path, argument: str) -> None:
+    """Refuse a picture that is not to be a PNG, before it is drawn.
+
+    Args:
+        file: picture to write.
+        argument: how the user named it, such as "--sheet".
+
+    Raises:
+        InputError: another suffix than .png.
+    """
+    if file.suffix.lower() != ".png":
+        raise InputError(f"{argument}: got {file}; only PNG is written, name a .png file")
+
+
+@contextmanager
+def picture_folder(file: Path, argument: str) -> Iterator[None]:
+    """Make the folder of a picture that is written inside, and put its errors in the user's words.
+
+    Args:
+        file: picture to write.
+        argument: how the user named it, such as "--sheet".
+
+    Raises:
+        InputError: the folder cannot be made, or the file not be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(
+            f"{argument}: cannot write {file} ({reason}); name another .png file"
+        ) from error

@@ -52,8 +52,8 @@ def test_plain_class_folders_get_val_and_test_set_aside(tmp_path):
     assert labelled.classes == ("cat", "dog")
     assert labelled.unit == "file"
     assert labelled.warnings == (
-        "no split test: 15 % of train were set aside for it by group (seed 0)",
-        "no split val: 15 % of train were set aside for it by group (seed 0)",
+        "no split test: 15 % of train were set aside for it (seed 0)",
+        "no split val: 15 % of train were set aside for it (seed 0)",
     )
 
 
@@ -181,6 +181,10 @@ def test_patients_stay_together_when_splits_are_made(tmp_path):
     for seed in range(5):
         labelled = read_labelled(tmp_path, seed=seed)
         assert len({(i.group, i.split) for i in labelled.items}) == 10
+        assert labelled.warnings[0] == (
+            "no split test: 15 % of train were set aside for it, no group in two splits "
+            f"(seed {seed})"
+        )
         assert set(counts(labelled)) == {"train", "val", "test"}
 
 

@@ -8,6 +8,7 @@ import torch
 from reference.tiny_store import write_tiny_store
 from safetensors.torch import load_file
 
+from lvmmed.engine.run_folder import RunFolder
 from lvmmed.models.backbones import build_backbone
 from lvmmed.models.weights import card_for, save_encoder
 from lvmmed.recipes.pretraining import pretrain, resolve_config
@@ -102,3 +103,20 @@ def test_names_have_no_content(tmp_path):
     assert weights_sha256("random") is None
     assert weights_sha256("timm:resnet50") is None
     assert weights_sha256(str(tmp_path / "absent.pth")) is None
+
+
+def test_a_run_that_is_being_trained_is_not_resumed_beside_it(store, tmp_path):
+    config, tried = config_of(store, "random"), []
+
+    def resume_too(done, *_):
+        if done == 2:
+            with pytest.raises(InputError, match=r"run: another process is training this run; "):
+                pretrain(config, tmp_path / "run", resume=True)
+            tried.append(done)
+
+    pretrain(config, tmp_path / "run", progress=resume_too)
+    assert tried == [2]
+    pretrain(config, tmp_path / "alone")
+    disturbed, alone = (RunFolder.open(tmp_path / name) for name in ("run", "alone"))
+    assert [row["loss"] for row in disturbed.rows()] == [row["loss"] for row in alone.rows()]
+    assert pretrain(config, tmp_path / "run", resume=True).was_finished

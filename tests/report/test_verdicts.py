@@ -75,6 +75,17 @@ def test_encoders_judged_at_different_sizes_are_named_after_the_comparisons(tmp_
     assert "lvm-med reaches" in texts[-2]
 
 
+def test_a_label_that_tells_its_size_is_not_given_it_twice(tmp_path):
+    folders = _probes_at(tmp_path, [("lvm-med", "probe", 32)])
+    for size in (176, 32):
+        folders += _probes_at(tmp_path / str(size), [("random", "probe", size)])
+        with (folders[-1] / "config.yaml").open("a") as file:
+            file.write(f"size_px: {size}\n")
+    (warning,) = [text for text in headline(folders) if "Warning" in text]
+    named = "(lvm-med at 32 px, random weights (size_px 176) and random weights (size_px 32))"
+    assert named in warning
+
+
 def test_one_size_and_sizes_of_other_tasks_bring_no_warning(tmp_path):
     sizes = [("lvm-med", "probe", 32), ("random", "probe", 32), ("x", "classification", 64)]
     assert not [text for text in headline(_probes_at(tmp_path, sizes)) if "Warning" in text]

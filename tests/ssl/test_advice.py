@@ -58,15 +58,16 @@ def test_the_figure_that_alarms_read_is_one_that_the_method_gives(name, generato
 
 
 @pytest.mark.parametrize(
-    ("figure", "chance"),
+    ("figure", "graph_size", "chance"),
     [
-        ("partner_accuracy", 1 / 8),  # the other views of 8 images
-        ("contrast_accuracy", 1 / 15),  # 16 views but the one itself
-        ("matching_accuracy", 1 / 4),  # nodes of a graph
+        ("partner_accuracy", 4, 1 / 8),  # the other views of 8 images
+        ("contrast_accuracy", 4, 1 / 15),  # 16 views but the one itself
+        ("matching_accuracy", 4, 1 / 4),  # nodes of a graph
+        ("matching_accuracy", 16, 1 / 8),  # 8 images fill no graph of 16
     ],
 )
-def test_chance_is_one_over_the_candidates(figure, chance):
-    assert chance_of(figure, batch_size=8, graph_size=4) == pytest.approx(chance)
+def test_chance_is_one_over_the_candidates(figure, graph_size, chance):
+    assert chance_of(figure, batch_size=8, graph_size=graph_size) == pytest.approx(chance)
     assert figure in FIGURES
 
 

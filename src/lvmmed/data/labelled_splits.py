@@ -29,10 +29,12 @@ def with_splits(rows: list[Row], seed: int) -> tuple[list[Row], list[str]]:
     ]
     if not missing or "train" not in splits:
         return rows, []
+    train = [row.group for row in rows if row.split == "train"]
+    kept = ", no group in two splits" if len(set(train)) < len(train) else ""
     rows = set_aside(rows, missing, seed=seed)
     percent = round(100 * HELD_OUT_FRAC)
     return rows, [
-        f"no split {name}: {percent} % of train were set aside for it by group (seed {seed})"
+        f"no split {name}: {percent} % of train were set aside for it{kept} (seed {seed})"
         for name in missing
     ]
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from lvmmed.config import read_yaml
-from lvmmed.files import write_atomically
+from lvmmed.files import refuse_unwritable, write_atomically
 from lvmmed.types import FORMAT_VERSION, InputError
 
 CONFIG = "config.yaml"
@@ -110,8 +110,9 @@ class RunFolder:
             can_resume: the command has `--resume`, which is named as a way out then.
 
         Raises:
-            InputError: the path is a file, or a folder with something in it.
+            InputError: the path is a file, a folder with something in it, or cannot be written to.
         """
+        refuse_unwritable(path, "--out")
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; give a folder for the run with --out")
         if (path / CONFIG).is_file():

@@ -1,12 +1,12 @@
 """One benchmark at a time in a folder, and nothing half-written left in it."""
 
-import fcntl
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lvmmed.files import locked
 from lvmmed.types import InputError
 
 LOCK = ".lock"
@@ -17,8 +17,6 @@ HALF_WRITTEN = re.compile(r"\..+\.\d+\.tmp")
 @contextmanager
 def sole_use(out: Path) -> Iterator[None]:
     """Keep a folder for one call, and sweep out what a killed one left half-written.
-
-    The system frees the lock when the process ends, however it ends.
 
     Args:
         out: folder of a benchmark; made when absent.
@@ -32,16 +30,10 @@ def sole_use(out: Path) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out: got {out}, which is a file; give a folder")
     out.mkdir(parents=True, exist_ok=True)
-    with (out / LOCK).open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"--out: another benchmark is running in {out}; wait for its end, or give another "
-                "--out"
-            ) from error
-        except OSError:
-            pass  # a file system without locks: as before there were any
+    refusal = (
+        f"--out: another benchmark is running in {out}; wait for its end, or give another --out"
+    )
+    with locked(out / LOCK, refusal):
         sweep(out)
         yield
 

@@ -10,6 +10,7 @@ from lvmmed.data.intensity import parse_policy
 from lvmmed.data.sheet import store_sheet
 from lvmmed.data.store import Store
 from lvmmed.engine.run_folder import RunFolder
+from lvmmed.files import picture_folder, refuse_other_than_png
 from lvmmed.models.weights import load_encoder
 from lvmmed.recipes.matching_inspection import draw_matching
 from lvmmed.types import Card, InputError
@@ -57,7 +58,9 @@ def inspect_path(
             raise InputError(f"--matching: {path} is an image store; give a run of lvm-med")
         store = Store.open(path)
         if sheet is not None:
-            _write_sheet(store, sheet)
+            refuse_other_than_png(sheet, "--sheet")
+            with picture_folder(sheet, "--sheet"):
+                store_sheet(store, sheet)
         return _store(store)
     if sheet is not None:
         raise InputError(f"--sheet: {path} is no image store; only a store has a contact sheet")
@@ -73,18 +76,6 @@ def inspect_path(
     num_parameters = sum(p.numel() for p in loaded.backbone.parameters())
     rows = [*_card(loaded.card), ("parameters", f"{num_parameters:,}")]
     return Inspection(title=f"weights {path}", rows=tuple(rows))
-
-
-def _write_sheet(store: Store, out: Path) -> None:
-    if out.suffix.lower() != ".png":
-        raise InputError(f"--sheet: got {out}; only PNG is written, name a .png file")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        store_sheet(store, out)
-    except OSError as error:
-        raise InputError(
-            f"--sheet: cannot write {out} ({error.strerror}); name another .png file"
-        ) from error
 
 
 def _store(store: Store) -> Inspection:

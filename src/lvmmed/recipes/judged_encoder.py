@@ -6,7 +6,7 @@ from pathlib import Path
 from lvmmed.models.backbones import Backbone
 from lvmmed.models.cards import CARD, read_card
 from lvmmed.models.weights import load_encoder
-from lvmmed.types import Card, InputError
+from lvmmed.types import Card
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,8 @@ def load_judged(
         The encoder with the card of its training.
 
     Raises:
-        InputError: random weights without a backbone's name; what `load_encoder` refuses.
+        InputError: what `load_encoder` refuses.
     """
-    if weights == "random" and backbone is None:
-        raise InputError("weights random: no encoder named; name one with --backbone NAME")
     loaded = load_encoder(
         weights, backbone=backbone, size_px=size_px, seed=seed, option="--backbone"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from lvmmed.config import read_yaml
 from lvmmed.data.store import Store
 from lvmmed.engine.run_folder import CONFIG, ENVIRONMENT, RESULT, RunFolder
+from lvmmed.files import picture_folder, refuse_other_than_png
 from lvmmed.recipes.pretraining_recipes import resolve_config
 from lvmmed.recipes.pretraining_samples import collect_samples
 from lvmmed.recipes.pretraining_step import learner_of_run
@@ -56,18 +57,14 @@ def draw_matching(
         InputError: a run that matches nothing or kept no graph, another suffix than .png, a number
             below 1, or `out` cannot be written.
     """
-    if out.suffix.lower() != ".png":
-        raise InputError(f"--matching: got {out}; only PNG is written, name a .png file")
+    refuse_other_than_png(out, "--matching")
     if num_graphs is not None and num_graphs < 1:
         raise InputError(f"--graphs: got {num_graphs}, need at least 1")
     _refuse_other_methods(folder)
     found = _kept(folder) if folder.is_finished else _from_checkpoint(folder)
     shown = found.graphs[:num_graphs]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with picture_folder(out, "--matching"):
         draw_matchings(shown, out, title=f"{folder.path.resolve().name}, step {found.step}")
-    except OSError as error:
-        raise InputError(f"--matching: cannot write {out} ({error.strerror})") from error
     return _rows(found, shown, out, wanted=num_graphs)
 
 

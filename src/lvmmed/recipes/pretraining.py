@@ -29,6 +29,7 @@ from lvmmed.recipes.resumption import (
     WEIGHTS_SHA256,
     open_run,
     refuse_other_images,
+    sole_writer,
     weights_sha256,
 )
 from lvmmed.recipes.run_facts import RunPlan, graph_size, plan_run, refuse_bad_recipe
@@ -53,11 +54,13 @@ class PretrainResult:
         folder: the run folder.
         values: content of result.json.
         was_finished: True when the run had been finished before and nothing was done.
+        is_main: whether this process is the one, of several, that wrote the run and speaks of it.
     """
 
     folder: Path
     values: Mapping[str, Any]
     was_finished: bool = False
+    is_main: bool = True
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -71,7 +74,9 @@ class PretrainResult:
         return {name: entry["mean"] for part in parts for name, entry in part.items()}
 
     def lines(self) -> list[str]:
-        """Say what happened, for the command line."""
+        """Say what happened, for the command line; of several processes one speaks."""
+        if not self.is_main:
+            return []
         head = "this run was finished before, nothing was done; " if self.was_finished else ""
         shown = ", ".join(
             f"{name} {value:.3g}" for name, value in self.figures.items() if value is not None
@@ -104,8 +109,8 @@ def pretrain(
         Final figures and alarms; what they are is written to result.json as well.
 
     Raises:
-        InputError: no store, an occupied folder, a run of other settings, fewer images than a
-            batch, and whatever else the user can mend.
+        InputError: no store, an occupied folder, a run of other settings or one that is being
+            trained, fewer images than a batch, and whatever else the user can mend.
     """
     if config.data.store is None:
         raise InputError("data.store: missing; name an image store with --data")
@@ -114,7 +119,9 @@ def pretrain(
         folder = open_run(config, out) if resume else None
         if folder is not None and folder.is_finished:
             values = folder.read_json(RESULT)
-            return PretrainResult(folder=out, values=values, was_finished=True)
+            return PretrainResult(
+                folder=out, values=values, was_finished=True, is_main=distributed.is_main()
+            )
         if folder is None:
             RunFolder.refuse_occupied(out, can_resume=True)
         store = Store.open(Path(config.data.store))
@@ -126,7 +133,8 @@ def pretrain(
         learner = Learner(config, device, plan.facts)
         if folder is None:
             folder = _new_run(config, out, store=store, learner=learner)
-        with ImageFeed(store, plan.held_out.train, plan.sampler) as feed:
+        feeding = ImageFeed(store, plan.held_out.train, plan.sampler)
+        with sole_writer(folder), feeding as feed:
             run = _Run(config, folder, learner, store, plan, probe)
             run.train(feed, progress)
             return run.finish()
@@ -189,13 +197,12 @@ class _Run:
         if distributed.is_main():
             batch = load_images(store, held_out.watched.tolist()).to(learner.device)
             self.monitor = Monitor(batch, learner.backbone, config.views, probe=probe)
-        nodes = graph_size(config)
         self.watched = WatchedRun(
             width=learner.backbone.width,
             batch_size=config.train.batch_size,
             num_steps=self.num_steps,
             num_warmup=round(config.train.warmup_frac * self.num_steps),
-            graph_size=nodes and min(nodes, config.train.batch_size),
+            graph_size=graph_size(config),
             advice=METHODS[config.method.name].advice,
         )
         self._take_up()
@@ -275,7 +282,7 @@ class _Run:
         distributed.barrier()
         if not values:
             values = self.folder.read_json(RESULT)
-        return PretrainResult(folder=self.folder.path, values=values)
+        return PretrainResult(folder=self.folder.path, values=values, is_main=distributed.is_main())
 
     def card(self) -> Card:
         """Describe the encoder: what it has seen and where it comes from."""

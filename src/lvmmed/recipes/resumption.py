@@ -1,11 +1,14 @@
 """Going on with a pre-training run: what may differ from its beginning, and what must not."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from lvmmed import distributed
 from lvmmed.config import RunConfig
 from lvmmed.data.store import Store
-from lvmmed.engine.run_folder import ENVIRONMENT, RunFolder
-from lvmmed.files import file_sha256
+from lvmmed.engine.run_folder import CONFIG, ENVIRONMENT, RunFolder
+from lvmmed.files import file_sha256, locked
 from lvmmed.models.weights import ENCODER
 from lvmmed.types import InputError
 
@@ -77,3 +80,29 @@ def refuse_other_images(folder: RunFolder, store: Store) -> None:
             f"{folder.path}: its run saw other images than {store.path} holds (fingerprints "
             "differ); resume with the same --data, or give another folder with --out"
         )
+
+
+@contextmanager
+def sole_writer(folder: RunFolder) -> Iterator[None]:
+    """Keep a run for the process that writes it, so that nobody resumes what is still training.
+
+    Processes of a killed torchrun may live on. Of several processes the first one holds the lock.
+
+    Args:
+        folder: of the run.
+
+    Yields:
+        Once, while the lock is held.
+
+    Raises:
+        InputError: another process is training this run.
+    """
+    if not distributed.is_main():
+        yield
+        return
+    refusal = (
+        f"{folder.path}: another process is training this run; wait for its end or stop it, or "
+        "give another folder with --out"
+    )
+    with locked(folder.path / CONFIG, refusal):
+        yield

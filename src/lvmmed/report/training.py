@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lvmmed.report.groups import Group, flatten
+from lvmmed.report.groups import Group
 from lvmmed.report.run import Run
 
 PANELS = (
@@ -38,7 +38,6 @@ SHARED_SCALE = (
 )
 """Panels drawn from 0 to 1 with the chance level, to be read side by side."""
 
-_GRAPH_SIZE_NAMES = ("graph_size", "graph_nodes", "num_nodes", "nodes")
 MAX_POINTS = 240
 """Longest curve that is drawn as it is; longer ones are averaged in bins."""
 
@@ -99,12 +98,10 @@ def graph_size(run: Run) -> int | None:
     if not isinstance(method, Mapping):
         return None
     batch_size = train.get("batch_size") if isinstance(train, Mapping) else None
-    flat = {key.rpartition(".")[2]: value for key, value in flatten(method).items()}
-    for name in _GRAPH_SIZE_NAMES:
-        if isinstance(flat.get(name), int):
-            size = int(flat[name])
-            return min(size, batch_size) if isinstance(batch_size, int) else size
-    return None
+    size = method.get("graph_size")
+    if not isinstance(size, int):
+        return None
+    return min(size, batch_size) if isinstance(batch_size, int) else size
 
 
 def chance_accuracy(run: Run) -> float | None:

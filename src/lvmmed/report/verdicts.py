@@ -282,10 +282,13 @@ def _size_warnings(data: DataSet) -> list[str]:
         for run in judged.group.runs:
             size = run.result.get("size_px")
             if isinstance(size, int):
-                sizes.setdefault(run.task, {})[judged.group.label] = size
+                label = judged.group.label
+                # where two labels would be the same they tell the size themselves
+                text = label if f"size_px {size}" in label else f"{label} at {size} px"
+                sizes.setdefault(run.task, {})[text] = size
     return [
         f"Warning: on {data.name} encoders were judged at different image sizes "
-        f"({enumerated([f'{label} at {size} px' for label, size in of_task.items()])}), which "
+        f"({enumerated(list(of_task))}), which "
         "alone moves their figures; judge them all at one size, with --set size_px=NUMBER."
         for of_task in sizes.values()
         if len(set(of_task.values())) > 1

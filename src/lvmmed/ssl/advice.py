@@ -35,7 +35,7 @@ def chance_of(figure: str, *, batch_size: int, graph_size: int | None = None) ->
     Args:
         figure: as in `Advice`.
         batch_size: images of a step over all ranks.
-        graph_size: nodes of a graph, for methods with graphs.
+        graph_size: nodes of a graph, for methods with graphs; a batch of fewer is one graph.
 
     Returns:
         One over the candidates that a guess is made among.
@@ -43,5 +43,5 @@ def chance_of(figure: str, *, batch_size: int, graph_size: int | None = None) ->
     if figure == "contrast_accuracy":
         return 1 / (2 * batch_size - 1)
     if figure == "matching_accuracy" and graph_size is not None:
-        return 1 / graph_size
+        return 1 / min(graph_size, batch_size)
     return 1 / batch_size
