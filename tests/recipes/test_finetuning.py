@@ -162,7 +162,7 @@ def test_progress_counts_epochs_of_all_seeds(data, tmp_path):
 @pytest.mark.parametrize(
     ("match", "arguments"),
     [
-        ("name one with --backbone", {"settings": FinetuneSettings(size_px=32)}),
+        ("name the encoder with --backbone NAME", {"settings": FinetuneSettings(size_px=32)}),
         ("epoch: no such field; did you mean 'epochs'", {"overrides": ["epoch=1"]}),
         ("epochs: got 0", {"overrides": ["epochs=0"]}),
         ("seeds: got \\[\\], need different", {"overrides": ["seeds=[]"]}),

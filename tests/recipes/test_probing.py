@@ -266,7 +266,7 @@ def _refused(data, out, match, **arguments):
 @pytest.mark.parametrize(
     ("match", "arguments"),
     [
-        ("name one with --backbone", {"settings": ProbeSettings(size_px=32)}),
+        ("name the encoder with --backbone NAME", {"settings": ProbeSettings(size_px=32)}),
         ("seedz: no such field; did you mean 'seeds'", {"overrides": ["seedz=[1]"]}),
         ("seeds: got \\[0, 0\\], need different", {"overrides": ["seeds=[0, 0]"]}),
         ("fractions: got \\[0.0\\], need numbers in", {"overrides": ["fractions=[0]"]}),
