@@ -221,7 +221,10 @@ def _refused(data, out, match, **arguments):
 @pytest.mark.parametrize(
     ("match", "arguments"),
     [
-        ("name the encoder with --backbone NAME", {"settings": SegmentationProbeSettings(size_px=64)}),
+        (
+            "name the encoder with --backbone NAME",
+            {"settings": SegmentationProbeSettings(size_px=64)},
+        ),
         ("label_column: no such field", {"overrides": ["label_column=x"]}),
         ("fractions: got \\[0.0\\], need numbers in", {"overrides": ["fractions=[0]"]}),
         ("max_positions: got 5", {"overrides": ["max_positions=5"]}),
