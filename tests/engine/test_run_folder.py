@@ -40,6 +40,8 @@ def test_a_folder_of_other_files_and_a_file_are_refused_untouched(tmp_path):
         RunFolder.create(tmp_path, config_yaml=YAML, environment={})
     with pytest.raises(InputError, match=r"letter.txt: is a file"):
         RunFolder.create(tmp_path / "letter.txt", config_yaml=YAML, environment={})
+    with pytest.raises(InputError, match=r"--out: cannot write to .*letter.txt/run \(Not a dir"):
+        RunFolder.create(tmp_path / "letter.txt" / "run", config_yaml=YAML, environment={})
     assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
 
 
