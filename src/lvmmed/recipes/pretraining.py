@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,7 +116,9 @@ def pretrain(
     if config.data.store is None:
         raise InputError("data.store: missing; name an image store with --data")
     wanted = choose_device(config.train.device)
-    with distributed.session(str(wanted)) as device, determinism(config.train.deterministic):
+    with ExitStack() as held:
+        device = held.enter_context(distributed.session(str(wanted)))
+        held.enter_context(determinism(config.train.deterministic))
         folder = open_run(config, out) if resume else None
         if folder is not None and folder.is_finished:
             values = folder.read_json(RESULT)
@@ -124,6 +127,8 @@ def pretrain(
             )
         if folder is None:
             RunFolder.refuse_occupied(out, can_resume=True)
+        else:
+            held.enter_context(sole_writer(folder))
         store = Store.open(Path(config.data.store))
         if folder is not None:
             refuse_other_images(folder, store)
@@ -133,11 +138,11 @@ def pretrain(
         learner = Learner(config, device, plan.facts)
         if folder is None:
             folder = _new_run(config, out, store=store, learner=learner)
-        feeding = ImageFeed(store, plan.held_out.train, plan.sampler)
-        with sole_writer(folder), feeding as feed:
-            run = _Run(config, folder, learner, store, plan, probe)
-            run.train(feed, progress)
-            return run.finish()
+            held.enter_context(sole_writer(folder))
+        feed = held.enter_context(ImageFeed(store, plan.held_out.train, plan.sampler))
+        run = _Run(config, folder, learner, store, plan, probe)
+        run.train(feed, progress)
+        return run.finish()
 
 
 def _online_probe(config: RunConfig) -> OnlineProbe | None:
