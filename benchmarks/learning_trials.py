@@ -158,6 +158,9 @@ GRAPHS_ALONE: dict[str, tuple[str, ...]] = {
 TRIALS: dict[str, tuple[str, tuple[str, ...]]] = {
     "simclr": ("simclr", ("method.projector_hidden_width=512",)),
     "vicregl": ("vicregl", ("method.projection_width=512", "method.projector_hidden_width=512")),
+    # the recipes' own projectors, of 2048 features; those above are as narrow as the encoder
+    "simclr, wide": ("simclr", ()),
+    "vicregl, wide": ("vicregl", ()),
     "paper-literal": ("paper-literal", ("train.learning_rate=2e-3",)),
     "as printed": ("lvm-med", AS_PRINTED),
     **{name: ("lvm-med", fields) for name, fields in RECIPE.items()},

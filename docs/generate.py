@@ -13,8 +13,11 @@ from pydantic import BaseModel
 from lvmmed.config import DataConfig, LogConfig, ModelConfig, TrainConfig, ViewsConfig
 from lvmmed.data.salt import SALT_VARIABLE
 from lvmmed.matching import cuda_graph, search_choice
+from lvmmed.recipes.benchmark_suite import Suite, SuiteInitialisation, SuiteMethod, SuiteTask
 from lvmmed.recipes.finetuning import FinetuneSettings
 from lvmmed.recipes.pretraining_recipes import RECIPES
+from lvmmed.recipes.probing import ProbeSettings
+from lvmmed.recipes.segmentation_probing import SegmentationProbeSettings
 from lvmmed.ssl.method import Method
 from lvmmed.ssl.table import METHODS
 
@@ -25,6 +28,21 @@ GROUPS = {
     "model": ModelConfig,
     "train": TrainConfig,
     "log": LogConfig,
+}
+JUDGING = {
+    "Probing": ("lvmmed probe ... --set field=value", ProbeSettings),
+    "Probing with masks": (
+        "lvmmed probe --task segmentation ... --set field=value",
+        SegmentationProbeSettings,
+    ),
+    "Fine-tuning": ("lvmmed finetune ... --set field=value", FinetuneSettings),
+}
+"""Title -> (command, its settings)."""
+SUITE = {
+    "Suite": Suite,
+    "Entry of `methods`": SuiteMethod,
+    "Entry of `initialisations`": SuiteInitialisation,
+    "Entry of `tasks`": SuiteTask,
 }
 VARIABLES = {
     SALT_VARIABLE: (
@@ -86,8 +104,9 @@ def recipes_page() -> str:
 
 
 def configuration_page() -> str:
-    """Groups of a pre-training run, settings of fine-tuning and variables of the environment."""
-    lines = ["# Configuration", "", "Override any field with `--set group.field=value`.", ""]
+    """Groups of a pre-training run, settings of judging, suites, variables of the environment."""
+    lines = ["# Configuration", ""]
+    lines += ["Override a field of pre-training with `--set group.field=value`.", ""]
     lines.append(
         "The defaults below are those of the fields, and a recipe lays its own values over them "
         "(`train.batch_size`, `train.steps` or `train.epochs`, and others), so they are not what "
@@ -96,8 +115,11 @@ def configuration_page() -> str:
     for name, settings in GROUPS.items():
         lines += ["", f"## {name}", "", *fields_table(settings, f"{name}.")]
     lines += ["", "The group `method` is listed with [the methods](methods.md)."]
-    lines += ["", "## Fine-tuning", "", "`lvmmed finetune ... --set field=value`", ""]
-    lines += fields_table(FinetuneSettings, "")
+    for title, (command, settings) in JUDGING.items():
+        lines += ["", f"## {title}", "", f"`{command}`", "", *fields_table(settings, "")]
+    lines += ["", "## Suites of benchmarks", "", "Fields of the YAML file of `lvmmed benchmark`."]
+    for title, settings in SUITE.items():
+        lines += ["", f"### {title}", "", *fields_table(settings, "")]
     lines += ["", "## Environment", "", "| variable | default | meaning |", "|---|---|---|"]
     lines += [f"| `{name}` | {default} | {text} |" for name, (default, text) in VARIABLES.items()]
     return "\n".join(lines) + "\n"

@@ -43,6 +43,9 @@ OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.", callb
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a field: group.field=value.")
 ]
+JudgingOverrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a setting of judging: field=value.")
+]
 Weights = Annotated[
     str,
     typer.Option("--weights", help="random, timm:NAME, a run folder, or a weight file."),
@@ -160,7 +163,7 @@ def probe(
     ] = "classification",
     backbone: BackboneName = None,
     size: SizePx = None,
-    overrides: Overrides = None,
+    overrides: JudgingOverrides = None,
 ) -> None:
     """Judge a frozen encoder by simple probes, selected on val, tested once.
 
@@ -190,7 +193,7 @@ def finetune(
     weights: Weights,
     out: OutFolder,
     backbone: BackboneName = None,
-    overrides: Overrides = None,
+    overrides: JudgingOverrides = None,
 ) -> None:
     """Fine-tune an encoder on labels; selected on val, tested once."""
     from lvmmed.recipes.finetuning import finetune as run

@@ -150,7 +150,7 @@ def mean_and_var(
     Returns:
         (mean, variance), the same on every rank.
     """
-    count = all_reduce_sum(rows.new_tensor(float(rows.shape[0])))
+    count = all_reduce_sum(rows.new_full((), rows.shape[0]))
     mean = all_reduce_sum(rows.sum(0)) / count
     variance = all_reduce_sum((rows - mean).square().sum(0)) / count
     return mean, variance

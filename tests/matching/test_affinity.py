@@ -161,6 +161,40 @@ def test_local_affinity_uses_single_precision_under_autocast(generator):
     assert torch.equal(found, local_affinity(*views))
 
 
+def gradients_of_local(maps, centers):
+    maps = [one.detach().requires_grad_() for one in maps]
+    found = local_affinity(*maps, *centers)
+    return found.detach(), *torch.autograd.grad(found.square().sum(), maps)
+
+
+def test_local_affinity_of_half_precision_is_that_of_the_rounded_maps(generator):
+    maps_s, maps_t, *centers = draw_views(generator, dtype=torch.float32)
+    rounded = [one.bfloat16() for one in (maps_s, maps_t)]
+    found, *gradients = gradients_of_local(rounded, centers)
+    expected, *exact = gradients_of_local([one.float() for one in rounded], centers)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(gradients, exact, strict=True):
+        assert one.dtype == torch.bfloat16
+        torch.testing.assert_close(one.float(), other, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_local_affinity_on_tensor_cores_is_that_of_the_processor(generator):
+    maps_s, maps_t, *centers = draw_views(
+        generator, num_graphs=4, num_nodes=16, num_regions=49, dim=256, dtype=torch.float32
+    )
+    rounded = [one.bfloat16() for one in (maps_s, maps_t)]
+    before = torch.backends.cuda.matmul.fp32_precision
+    found = gradients_of_local([one.cuda() for one in rounded], [one.cuda() for one in centers])
+    assert torch.backends.cuda.matmul.fp32_precision == before
+    expected = gradients_of_local(rounded, centers)
+    torch.testing.assert_close(found[0].cpu(), expected[0], rtol=0, atol=1e-3)
+    for one, other in zip(found[1:], expected[1:], strict=True):
+        # a near tie may choose another pair of regions
+        difference = (one.cpu() - other).float().norm() / other.float().norm()
+        assert difference < 0.05
+
+
 def test_unit_vectors_have_length_one_or_zero():
     vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-9, 0.0]])
     expected = torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, 0.0]])

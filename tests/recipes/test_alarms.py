@@ -75,6 +75,13 @@ def test_matching_at_chance_is_an_alarm_at_the_end_only():
     assert judged(row, is_last=True, graph_size=None) == {}
 
 
+@pytest.mark.parametrize(("graph_size", "learnt", "guessed"), [(2, 0.8, 0.7), (3, 0.7, 0.6)])
+def test_small_graphs_need_not_match_twice_their_chance(graph_size, learnt, guessed):
+    """Twice the chance of two nodes is 1: half way from chance to 1 is asked for instead."""
+    assert judged(matching(learnt), is_last=True, graph_size=graph_size) == {}
+    assert list(judged(matching(guessed), is_last=True, graph_size=graph_size)) == ["matching"]
+
+
 def late_rows(*pairs):
     """Rows of the second half: (right with edges, right without)."""
     return [matching(full, matching_accuracy_first_order=first) for full, first in pairs]

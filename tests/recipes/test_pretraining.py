@@ -389,5 +389,6 @@ def test_two_processes_train_the_encoder_of_one(store, tmp_path):
     for answer in two:
         torch.testing.assert_close(answer["weights"], one["weights"], rtol=1e-3, atol=1e-4)
         for row, expected in zip(answer["rows"], one["rows"], strict=True):
-            for name in ("loss", "grad_norm", "matching_accuracy", "effective_rank", "hamming"):
+            names = ("loss", "grad_norm", "matching_accuracy", "effective_rank", "hamming")
+            for name in (*names, "batch_accuracy", "batch_accuracy_perturbed"):
                 assert row[name] == pytest.approx(expected[name], rel=1e-2), name

@@ -63,11 +63,11 @@ class SharedBatchNorm(nn.Module):
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, num_local: int) -> None:
         """Move the running statistics; the variance kept is the unbiased one, as torch does."""
-        count = distributed.all_reduce_sum(mean.new_tensor(float(num_local)))
+        count = distributed.all_reduce_sum(mean.new_full((), num_local))
         self.num_batches_tracked += 1
-        weight = 1.0 / float(self.num_batches_tracked)
-        if self.momentum is not None:
-            weight = self.momentum
+        weight = self.momentum
+        if weight is None:  # only then: reading the counter waits for a GPU
+            weight = 1.0 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean, weight)
         self.running_var.lerp_(variance * (count / (count - 1).clamp(min=1)), weight)
 

@@ -62,7 +62,8 @@ def draw_gumbel(
         Independent draws of -log(-log(u)), u uniform.
     """
     source = generator.device if generator is not None else device
-    uniform = torch.rand(*shape, generator=generator, device=source).to(device)
+    uniform = torch.rand(*shape, generator=generator, device=source)
+    uniform = uniform.to(device, non_blocking=True)
     return -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
 
 

@@ -173,10 +173,12 @@ def _matching_alarms(rows: Sequence[Row], run: WatchedRun) -> dict[str, str]:
         return {}
     step, found = row["step"], {}
     chance = chance_of("matching_accuracy", batch_size=run.batch_size, graph_size=graph_size)
-    if _is_last(row, run) and accuracy < CHANCE_FACTOR * chance:
+    # twice the chance of graphs of 2 would be 1
+    needed = min(CHANCE_FACTOR * chance, (1 + chance) / 2)
+    if _is_last(row, run) and accuracy < needed:
         found["matching"] = (
-            f"step {step}: collapse, the end matches {accuracy:.2f} of the nodes, under twice the "
-            f"chance of {chance:.2f}; {run.advice.chance}"
+            f"step {step}: collapse, the end matches {accuracy:.2f} of the nodes, under "
+            f"{needed:.2f} (chance {chance:.2f}); {run.advice.chance}"
         )
     # the whole batch, where it is matched too, goes on teaching when the graphs are solved
     right = min(accuracy, row.get("batch_accuracy", 1.0))

@@ -103,7 +103,7 @@ def batch_assignment_loss(
 def noise_free_assignment_accuracy(
     nodes_s: Float[Tensor, "B F"], nodes_t: Float[Tensor, "B F"]
 ) -> float:
-    """Share of the images of this process that the assignment without noise gets right.
+    """Share of the images that the assignment without noise gets right.
 
     Args:
         nodes_s: projections of the first view.

@@ -58,7 +58,7 @@ def random_partition(
     """
     order = torch.randperm(
         num_images * world_size(), generator=generator, device=generator.device
-    ).to(device)
+    ).to(device, non_blocking=True)
     share = order[rank() * num_images : (rank() + 1) * num_images]
     return partition_batch(num_images, graph_size, device=device, order=share)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvmmed.augment.views import Views
+from lvmmed.distributed import all_gather
 from lvmmed.matching.affinity import edge_affinity, global_affinity, local_affinity
 from lvmmed.matching.cuda_graph import GraphedSolve
 from lvmmed.matching.graph import Problem, join_problems, knn_graph
@@ -117,15 +118,15 @@ class LvmMed(Method):
             generator: of the noise, which is drawn for the graphs of all processes.
 
         Returns:
-            The Hamming loss (twice the share of wrong nodes, or twice their number a graph). An
-            image left over after the last whole graph adds no loss; `num_unmatched` counts it.
+            The Hamming loss (twice the share of wrong nodes, or twice their number a graph).
+            `num_unmatched` counts the images that no graph of the first partition has.
         """
         pooled = features[0].pooled
         with torch.autocast(pooled.device.type, enabled=False):
             sides = self._sides(views, features)
             nodes = [side.nodes for side in sides]
             partition = self._partition(sides, self.config.graph_size_at(step, self._num_steps))
-            num_unmatched = pooled.new_tensor(float(partition.num_left_over))
+            num_unmatched = pooled.new_full((), partition.num_left_over)
             if partition.num_graphs == 0:
                 # 0, but on the autograd graph, so that a backward pass works
                 return LossOutput(
@@ -176,7 +177,7 @@ class LvmMed(Method):
         step: int,
         generator: torch.Generator,
     ) -> dict[str, float]:
-        """Judge the matching of this process's images with and without noise and edges.
+        """Judge the matching of this process's graphs with and without noise and edges.
 
         Args:
             views: two views of the same images.
@@ -192,9 +193,8 @@ class LvmMed(Method):
             second_solve_skipped: share of training matchings whose second solve is proved trivial;
                 for an infinite lambda, which needs none, at the paper's lambda.
             edge_weight: in force at this step.
-            batch_accuracy: share of the batch (of its first `batch_matching_size` images) that the
-                matching without edges gets right, without noise and margin; only where
-                `batch_weight` asks for that matching.
+            batch_accuracy: where `batch_weight` asks for that matching, share of the first
+                `batch_matching_size` images of all processes matched right without noise and edges.
             Empty when the batch is too small for a graph.
         """
         with torch.autocast(features[0].pooled.device.type, enabled=False):
@@ -214,7 +214,7 @@ class LvmMed(Method):
         }
         if self.config.batch_weight:
             found["batch_accuracy"] = noise_free_assignment_accuracy(
-                *(side.nodes[: self.config.batch_matching_size] for side in sides)
+                *(all_gather(side.nodes)[: self.config.batch_matching_size] for side in sides)
             )
         return found
 
