@@ -3,6 +3,8 @@
 import pytest
 import timm
 import torch
+from reference.fake_gpu import NoCopies, move_to_fake_gpu
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lvmmed.engine.batch_norm import share_batch_norm
 
@@ -46,3 +48,11 @@ def test_a_whole_encoder_keeps_its_names_and_outputs(generator, name):
 def test_rows_without_positions_are_normalised_too(generator):
     norm, twin = torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4)
     close(norm, share_batch_norm(twin), torch.randn(6, 4, generator=generator))
+
+
+def test_training_on_a_gpu_does_not_wait():
+    norm = share_batch_norm(torch.nn.BatchNorm2d(4))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        move_to_fake_gpu(norm)
+        with NoCopies(allows_uploads=True):
+            assert norm(torch.empty(2, 4, 3, 3, device="cuda")).shape == (2, 4, 3, 3)

@@ -3,13 +3,11 @@ import pytest
 import torch
 from pygmtools.utils import compute_affinity_score
 from reference import matching_search as slow
+from reference.fake_gpu import NoCopies
 from reference.matching_instances import instances
 from reference.matching_pygmtools import pygmtools_matrix
 from reference.matching_relabelling import relabelled
-from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lvmmed.matching.checks import check_permutation
 from lvmmed.matching.solver import draw_uniform, effort_for, objective, solve
@@ -297,17 +295,6 @@ def test_autocast_does_not_coarsen_the_search():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         coarse = solve(*problem)
     assert torch.equal(coarse.objective, solve(*problem).objective)
-
-
-class NoCopies(TorchDispatchMode):
-    """Fails on every operation that takes or makes tensors of two kinds of device."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        tensors = [one for one in tree_leaves((args, kwargs, made)) if isinstance(one, Tensor)]
-        kinds = {one.device.type for one in tensors}
-        assert len(kinds) <= 1, f"{function} works across {sorted(kinds)}"
-        return made
 
 
 def test_the_watch_for_copies_sees_them():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reference.fake_gpu import NoCopies, move_to_fake_gpu
 from reference.ranks import run_ranks
 from reference.ssl_batches import (
     SETTINGS,
@@ -16,7 +17,9 @@ from reference.ssl_batches import (
     small_backbone,
 )
 from reference.ssl_rank_functions import method_loss, method_losses
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lvmmed.augment.rows import map_tensors
 from lvmmed.augment.views import pad_images
 from lvmmed.models.backbones import Features
 from lvmmed.recipes.alarms import WatchedRun, alarms
@@ -102,6 +105,11 @@ COLLAPSE_SHOWS_IN_LOSS = {"byol": False, "dino": False, "swav": False, "mae": Fa
 """False for methods whose loss collapsed features may lower; then alarms alone show it.
 
 For `swav` and `mae` that is so of untrained heads only, which make nothing of the features."""
+LOOKS_AT_VALUES = {
+    "regions": "the pairs that are matched are drawn on the processor",
+    "swav, queue": "asks whether its queue is full",
+}
+"""Variants whose loss reads a number, with the reason; of shapes alone it cannot be told."""
 FALLS_FROM = {"moco": 1}
 """First step from which the loss falls: MoCo's rises when 8 images have filled its queue."""
 
@@ -308,6 +316,27 @@ def test_under_autocast_the_loss_is_computed_in_single_precision(variant):
         torch.testing.assert_close(
             got, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max())
         )
+
+
+@every_variant
+def test_a_step_on_a_gpu_mixes_no_devices_and_does_not_wait(variant, monkeypatch):
+    """On a GPU of shapes; of all that a step does, the assignments alone are the processor's."""
+    if variant in LOOKS_AT_VALUES:
+        pytest.skip(f"{variant}: {LOOKS_AT_VALUES[variant]}")
+    monkeypatch.setattr("lvmmed.matching.solver.assign", lambda scores: scores.argmax(2))
+    trial = Trial(variant)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        move_to_fake_gpu(trial.backbone)
+        move_to_fake_gpu(trial.method)
+        trial.views = [
+            map_tensors(one, lambda tensor: torch.empty_like(tensor, device="cuda"))
+            for one in trial.views
+        ]
+        with NoCopies(allows_uploads=True):
+            features = [replace(one, map=one.map.bfloat16()) for one in trial.encode()]
+            output = trial.loss(features)
+        values = (output.total, *output.terms.values(), *output.metrics.values())
+        assert {value.device.type for value in values} == {"cuda"}
 
 
 def _loss_and_slopes(loss, features):
