@@ -16,6 +16,34 @@ from lvmmed.ssl.table import METHODS
 SIZE_PX = 64
 SETTINGS = ViewsConfig(size=SIZE_PX, scale=(0.5, 1.0), blur_probability=0.0)
 SMALL = SETTINGS.small()
+LIGHT = {"invariance_weight": 1.0, "variance_weight": 1.0, "covariance_weight": 0.04}
+"""The weights of VICReg over 25: a step of plain gradient descent is then of moderate size."""
+FIELDS: dict[str, dict] = {
+    "lvm-med": {},
+    "simclr": {},
+    "moco": {"queue_length": 32, "projector_hidden_width": 64},
+    "byol": {"hidden_width": 64, "projection_width": 32},
+    "barlow-twins": {"projector_hidden_width": 64, "projection_width": 24, "scale": 0.04},
+    "vicreg": {"projector_hidden_width": 64, "projection_width": 24, **LIGHT},
+    "vicregl": {
+        "projector_hidden_width": 64,
+        "projection_width": 24,
+        "local_projector_hidden_width": 64,
+        "local_projection_width": 48,
+        **LIGHT,
+    },
+    "dino": {"num_prototypes": 64, "hidden_width": 64, "bottleneck_width": 32},
+    "swav": {"num_prototypes": 8, "projector_hidden_width": 64, "projection_width": 32},
+    "deepcluster": {
+        "num_prototypes": (4, 6),
+        "projector_hidden_width": 64,
+        "projection_width": 32,
+    },
+    "mae": {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2},
+}
+"""Fields that make a method small or fast enough for a test; all others are the defaults."""
+BACKBONE: dict[str, str] = {"mae": "test_vit"}
+"""Encoder of a method that does not work with a convolutional one."""
 
 
 def pictures(num, *, seed=0, side=40):

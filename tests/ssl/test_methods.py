@@ -9,6 +9,8 @@ import torch
 from reference.fake_gpu import NoCopies, move_to_fake_gpu
 from reference.ranks import run_ranks
 from reference.ssl_batches import (
+    BACKBONE,
+    FIELDS,
     SETTINGS,
     build_method,
     make_views,
@@ -29,36 +31,8 @@ from lvmmed.ssl.lvm_med_config import PAPER_LITERAL
 from lvmmed.ssl.table import METHODS
 from lvmmed.types import InputError
 
-LIGHT = {"invariance_weight": 1.0, "variance_weight": 1.0, "covariance_weight": 0.04}
-"""The weights of VICReg over 25: a step of plain gradient descent is then of moderate size."""
-FIELDS: dict[str, dict] = {
-    "lvm-med": {},
-    "simclr": {},
-    "moco": {"queue_length": 32, "projector_hidden_width": 64},
-    "byol": {"hidden_width": 64, "projection_width": 32},
-    "barlow-twins": {"projector_hidden_width": 64, "projection_width": 24, "scale": 0.04},
-    "vicreg": {"projector_hidden_width": 64, "projection_width": 24, **LIGHT},
-    "vicregl": {
-        "projector_hidden_width": 64,
-        "projection_width": 24,
-        "local_projector_hidden_width": 64,
-        "local_projection_width": 48,
-        **LIGHT,
-    },
-    "dino": {"num_prototypes": 64, "hidden_width": 64, "bottleneck_width": 32},
-    "swav": {"num_prototypes": 8, "projector_hidden_width": 64, "projection_width": 32},
-    "deepcluster": {
-        "num_prototypes": (4, 6),
-        "projector_hidden_width": 64,
-        "projection_width": 32,
-    },
-    "mae": {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2},
-}
-"""Fields that make a method small or fast enough for a test; all others are the defaults."""
 FIELDS_OF_EIGHT: dict[str, dict] = {"moco": {"queue_length": 8}}
 """Fields that differ where there are eight images: a queue holds no more keys than images."""
-BACKBONE: dict[str, str] = {"mae": "test_vit"}
-"""Encoder of a method that does not work with a convolutional one."""
 OTHER_BACKBONES = ("resnet10t", "test_vit")
 """Kinds of encoders that every method is tried with as well, where it can."""
 TEACHERS = ("moco", "byol", "dino")

@@ -213,7 +213,9 @@ class Mae(Method):
             for _ in views[:2]
         ]
         images = torch.cat([view.images for view in views[:2]])
-        both = encode_visible(backbone, images, torch.cat(visible).to(images.device, non_blocking=True))
+        both = encode_visible(
+            backbone, images, torch.cat(visible).to(images.device, non_blocking=True)
+        )
         assert both.is_visible is not None
         parts = [part.chunk(2) for part in (both.map, both.pooled, both.is_visible)]
         return [

@@ -203,7 +203,6 @@ def fit(
     return FitResult(best=best, rows=tuple(rows))
 
 
-@torch.inference_mode()
 def predict_probabilities(
     model: Classifier,
     images: UInt8[np.ndarray, "n S S 3"],
@@ -223,10 +222,12 @@ def predict_probabilities(
     model.to(device).eval()
     mean, std = model.backbone.mean, model.backbone.std
     parts = [np.empty((0, model.head.out_features), dtype=np.float32)]
-    for start in range(0, len(images), EVALUATION_BATCH):
-        part = images[start : start + EVALUATION_BATCH]
-        logits = model(encoder_input(part, mean, std, device=device))
-        parts.append(logits.softmax(dim=1).cpu().numpy())
+    # begins after the move to the device, which would leave parameters that cannot be trained
+    with torch.inference_mode():
+        for start in range(0, len(images), EVALUATION_BATCH):
+            part = images[start : start + EVALUATION_BATCH]
+            logits = model(encoder_input(part, mean, std, device=device))
+            parts.append(logits.softmax(dim=1).cpu().numpy())
     return np.concatenate(parts)
 
 
