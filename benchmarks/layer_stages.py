@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from lvmmed.matching.affinity import tensor_cores
+
 STAGES = {
     "regions": "maps and centres laid out",
     "projector": "projector",
@@ -210,10 +212,8 @@ def measure_rates(clock: Clock, device: torch.device) -> dict[str, float]:
         speeds.append(2 * num_bytes / fastest_ms(work, 100 if num_bytes < 2**26 else 3) / 1e6)
     side = 8192 if is_cuda else 384  # short enough for a busy processor not to interrupt it
     square = torch.ones(side, side, device=device)
-    products = torch.backends.cuda.matmul
-    before, products.fp32_precision = products.fp32_precision, "tf32"
-    matmul_ms = fastest_ms(lambda: square @ square, 1)
-    products.fp32_precision = before
+    with tensor_cores(is_cuda):
+        matmul_ms = fastest_ms(lambda: square @ square, 1)
     return {"gb_per_s": max(speeds), "gflop_per_s": 2 * side**3 / matmul_ms / 1e6}
 
 

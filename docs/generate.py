@@ -44,6 +44,7 @@ SUITE = {
     "Entry of `initialisations`": SuiteInitialisation,
     "Entry of `tasks`": SuiteTask,
 }
+"""Title -> a part of a benchmark's suite."""
 VARIABLES = {
     SALT_VARIABLE: (
         "a private file of the user",

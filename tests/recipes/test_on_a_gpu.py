@@ -88,13 +88,12 @@ def test_pretraining_on_a_gpu_is_that_on_the_processor(recipe, tmp_path, monkeyp
 def test_judging_on_a_gpu_is_that_on_the_processor(task, tmp_path, monkeypatch):
     write, judge, settings = TASKS[task]
     data = write(tmp_path / "set")
-    for name, device in (("processor", "cpu"), ("gpu", "cuda")):
-        chosen = settings.model_copy(update={"device": device})
-        if device == "cpu":
-            judge("random", data, tmp_path / name, settings=chosen)
-        else:
-            with shadow_gpu(monkeypatch):
-                judge("random", data, tmp_path / name, settings=chosen)
+    on_processor, on_gpu = (
+        settings.model_copy(update={"device": device}) for device in ("cpu", "cuda")
+    )
+    judge("random", data, tmp_path / "processor", settings=on_processor)
+    with shadow_gpu(monkeypatch):
+        judge("random", data, tmp_path / "gpu", settings=on_gpu)
     found, expected = (
         json.loads((tmp_path / name / "result.json").read_text()) for name in ("gpu", "processor")
     )

@@ -22,14 +22,15 @@ class NoCopies(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         made = function(*args, **(kwargs or {}))
-        given, results = (_tensors(one) for one in ((args, kwargs), made))
+        given, results = (tensors_in(one) for one in ((args, kwargs), made))
         kinds = {one.device.type for one in (*given, *results)}
         if len(kinds) > 1 and not (self.allows_uploads and _is_upload(function, given, kwargs)):
             raise AssertionError(f"{function} works across {sorted(kinds)}")
         return made
 
 
-def _tensors(tree):
+def tensors_in(tree):
+    """Every tensor in nested lists, tuples and dictionaries."""
     return [one for one in tree_leaves(tree) if isinstance(one, Tensor)]
 
 

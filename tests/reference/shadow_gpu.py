@@ -9,13 +9,13 @@ processor, as autograd makes such tensors itself.
 """
 
 from contextlib import ExitStack, contextmanager
-from functools import partial
 
 import torch
+from reference.fake_gpu import tensors_in
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 GPU = torch.device("cuda", 0)
 CAPTURE_CHECKS = (
@@ -59,7 +59,7 @@ class Shadow(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-        given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        given = tensors_in((args, kwargs))
         _refuse_mixed(str(function), given)
         made = function(*tree_map(_inner, args), **tree_map(_inner, kwargs or {}))
         if str(function).startswith(RESHAPES):
@@ -140,12 +140,6 @@ def _moved(source, target, args, kwargs):
     return source if moved is inner and isinstance(source, Shadow) else Shadow(moved)
 
 
-def _fork_rng_of_processor(fork_rng, devices):
-    """Fork the generator of the processor alone, of whatever devices it is asked for."""
-    del devices
-    return fork_rng(devices=[])
-
-
 def _module_to(to, module, *args, **kwargs):
     """Move a module; one that is there already keeps its parameters, which optimisers know."""
     target = torch._C._nn._parse_to(*args, **kwargs)[0]
@@ -170,7 +164,7 @@ def shadow_gpu(monkeypatch):
         patch.setattr(
             torch.nn.Module, "to", lambda *args, **kwargs: _module_to(to, *args, **kwargs)
         )
-        patch.setattr(torch.random, "fork_rng", partial(_fork_rng_of_processor, fork_rng))
+        patch.setattr(torch.random, "fork_rng", lambda *_, **__: fork_rng(devices=[]))
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "device_count", lambda: 1)
         patch.setattr(torch.cuda, "get_device_name", lambda _: "shadow of the processor")

@@ -186,7 +186,7 @@ class _MeanOfChosen(torch.autograd.Function):
         is_fast: bool,
     ) -> Tensor:
         """Average the cosines of [B, C, R, D] and [B, N, R, D] at several [B, C, K, N]."""
-        with _tensor_cores(is_fast):
+        with tensor_cores(is_fast):
             cosine = torch.einsum("bcpd,bnqd->bcpnq", unit_s, unit_t)
         places = choose(cosine)
         ctx.save_for_backward(unit_s, unit_t, *places)
@@ -204,19 +204,20 @@ class _MeanOfChosen(torch.autograd.Function):
         for at in places:
             share = (gradient / (len(places) * at.shape[2])).unsqueeze(2).expand_as(at)
             spread.flatten(2).scatter_add_(2, at.flatten(2), share.flatten(2))
-        with _tensor_cores(ctx.is_fast):
+        with tensor_cores(ctx.is_fast):
             gradient_s = torch.einsum("bcpnq,bnqd->bcpd", spread, unit_t)
             gradient_t = torch.einsum("bcpnq,bcpd->bnqd", spread, unit_s)
         return gradient_s, gradient_t, None, None
 
 
 @contextmanager
-def _tensor_cores(is_wanted: bool) -> Iterator[None]:
-    """Let products in single precision run on tensor cores (TF32) of NVIDIA GPUs."""
+def tensor_cores(is_wanted: bool) -> Iterator[None]:
+    """Let products in single precision run on tensor cores (TF32) of NVIDIA GPUs, if wanted."""
+    if not is_wanted:
+        yield
+        return
     products = torch.backends.cuda.matmul
-    before = products.fp32_precision
-    if is_wanted:
-        products.fp32_precision = "tf32"
+    before, products.fp32_precision = products.fp32_precision, "tf32"
     try:
         yield
     finally:

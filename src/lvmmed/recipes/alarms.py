@@ -90,6 +90,11 @@ def alarms(rows: Sequence[Row], run: WatchedRun) -> dict[str, str]:
     }
 
 
+def _above_chance(chance: float) -> float:
+    """Least share told apart that is better than guessing: among 2 or 3, half way from it to 1."""
+    return min(CHANCE_FACTOR * chance, (1 + chance) / 2)
+
+
 def _is_last(row: Row, run: WatchedRun) -> bool:
     return bool(row["step"] == run.num_steps - 1)
 
@@ -126,7 +131,7 @@ def _agreement_alarm(row: Row, run: WatchedRun) -> dict[str, str]:
     if agreement is None or accuracy is None or step < max(1, run.num_warmup):
         return {}
     chance = chance_of("partner_accuracy", batch_size=run.batch_size)
-    if agreement <= COLLAPSE_AGREEMENT or accuracy >= CHANCE_FACTOR * chance:
+    if agreement <= COLLAPSE_AGREEMENT or accuracy >= _above_chance(chance):
         return {}
     return {
         "agreement": (
@@ -154,7 +159,7 @@ def _learning_alarm(rows: Sequence[Row], run: WatchedRun) -> dict[str, str]:
         return {}
     mean, start = sum(late) / len(late), rows[0].get(name)
     chance = chance_of(name, batch_size=run.batch_size)
-    if mean < CHANCE_FACTOR * chance:
+    if mean < _above_chance(chance):
         what = f"{name} is at chance over the last third ({mean:.3f}, chance {chance:.3f})"
     elif start is not None and mean <= FALLEN_FRAC * start:
         what = (
@@ -173,8 +178,7 @@ def _matching_alarms(rows: Sequence[Row], run: WatchedRun) -> dict[str, str]:
         return {}
     step, found = row["step"], {}
     chance = chance_of("matching_accuracy", batch_size=run.batch_size, graph_size=graph_size)
-    # twice the chance of graphs of 2 would be 1
-    needed = min(CHANCE_FACTOR * chance, (1 + chance) / 2)
+    needed = _above_chance(chance)
     if _is_last(row, run) and accuracy < needed:
         found["matching"] = (
             f"step {step}: collapse, the end matches {accuracy:.2f} of the nodes, under "
