@@ -4,9 +4,11 @@ The score of a row is the mean of fourteen figures: kNN, linear and linear on 10
 (balanced accuracy) on brain `test_in`, brain `test`, breast and chest, and the Dice of the linear
 probe on masks of polyps and of breast lesions. All are tests; nothing may be chosen by them. `val`
 is the mean of the nine figures of the classification tasks on val, which choices are made by.
+"slices" is the percentage that `slice_retrieval.py` finds exactly, from its files.
 Differences are paired by seed; their interval is Student's, 95 %, over seeds.
 
-    python benchmarks/learning_score.py ROWS.jsonl [ROWS.jsonl ...] --ours NAME [--against NAME ...]
+    python benchmarks/learning_score.py ROWS.jsonl [ROWS.jsonl ...] [--slices FILE.json ...] \
+        --ours NAME [--against NAME ...]
 """
 
 import argparse
@@ -14,6 +16,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from learning_trials import folder_name
 
 from lvmmed.evaluation.statistics import t_interval
 
@@ -40,6 +44,7 @@ COLUMNS: dict[str, Places] = {
     "chest": classification((CHEST, "test")),
     "breast": classification((BREAST, "test")),
     "masks": MASKS,
+    "slices": (("slices", "found"),),
 }
 
 
@@ -49,6 +54,18 @@ def value_of(row: Mapping[str, Any], places: Places) -> float | None:
     return None if None in found else sum(found) / len(found)
 
 
+def add_slices(rows: Mapping[str, Mapping[int, dict[str, Any]]], paths: Sequence[Path]) -> None:
+    """Give rows the slices found by the encoders of their run folders, `.../<trial>-seedN/run`."""
+    found = {}
+    for path in paths:
+        for run, scores in json.loads(path.read_text())["encoders"].items():
+            found[Path(run).parent.name] = 100 * scores["nearest exact"]["mean"]
+    for trial, seeds in rows.items():
+        for seed, row in seeds.items():
+            if (name := folder_name(trial, seed)) in found:
+                row["slices"] = {"found": found[name]}
+
+
 def means_table(rows: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
     """Mean of each trial over its seeds, by column."""
     lines = [_line("trial", "seeds", *COLUMNS), _line(*["---"] * (len(COLUMNS) + 2))]
@@ -56,7 +73,8 @@ def means_table(rows: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str
         cells = []
         for places in COLUMNS.values():
             values = [v for row in seeds.values() if (v := value_of(row, places)) is not None]
-            cells.append(f"{sum(values) / len(values):.1f}" if values else "-")
+            of = "" if len(values) == len(seeds) else f" ({len(values)} seeds)"
+            cells.append(f"{sum(values) / len(values):.1f}{of}" if values else "-")
         lines.append(_line(name, " ".join(map(str, sorted(seeds))), *cells))
     return lines
 
@@ -96,6 +114,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--slices", nargs="*", default=[], type=Path, metavar="FILE.json")
     parser.add_argument("--ours", default="lvm-med")
     parser.add_argument("--against", nargs="*", help="trials; all others by default")
     arguments = parser.parse_args(words)
@@ -103,6 +122,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for path in arguments.files:
         for row in map(json.loads, path.read_text().splitlines()):
             rows.setdefault(row["trial"], {})[row["seed"]] = row
+    add_slices(rows, arguments.slices)
     others = arguments.against or [name for name in rows if name != arguments.ours]
     unknown = [name for name in [arguments.ours, *others] if name not in rows]
     if unknown:

@@ -181,7 +181,7 @@ def run_trial(
 ) -> dict[str, Any]:
     """Pre-train and judge one trial; the run folders are left in the work folder."""
     recipe, overrides = TRIALS[name]
-    folder = folder_of(name, seed, arguments)
+    folder = arguments.work / folder_name(name, seed)
     shutil.rmtree(folder, ignore_errors=True)
     settings = [
         f"model.backbone={arguments.backbone}",
@@ -249,17 +249,16 @@ def judge_further(
     """Add to rows the probes that they lack, and write the file anew after each."""
     wanted = {(name, seed) for name in arguments.only for seed in arguments.seeds}
     for row in rows:
-        folder = folder_of(row["trial"], row["seed"], arguments)
+        folder = arguments.work / folder_name(row["trial"], row["seed"])
         if (row["trial"], row["seed"]) in wanted and folder.is_dir():
             row |= judged(folder, sets, row["seed"], known=row)
             text = "".join(f"{json.dumps(one)}\n" for one in rows)
             write_atomically(arguments.out, partial(Path.write_text, data=text))
 
 
-def folder_of(name: str, seed: int, arguments: argparse.Namespace) -> Path:
-    """Work folder of a trial and seed."""
-    place: Path = arguments.work / f"{name}-seed{seed}".replace(" ", "_").replace(",", "")
-    return place
+def folder_name(trial: str, seed: int) -> str:
+    """Name of the folder of a trial and seed."""
+    return f"{trial}-seed{seed}".replace(" ", "_").replace(",", "")
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -5,16 +5,18 @@ the first view the most similar slice (cosine of pooled features) of the second 
 itself ("nearest") or in one pairing of all slices ("assigned"); it is right where it is the same
 slice. All encoders see the same views. Intervals are bootstrapped over volumes.
 
-Volumes whose bytes are in the store that encoders were trained on (--seen) are left out.
+Volumes whose bytes are in the store that encoders were trained on (--seen) are left out. With
+--index only those of --split are taken: choices are made on `valid` and reported on `test`.
 
     python benchmarks/slice_retrieval.py RUN [RUN ...] --volumes DIR [--seen STORE] --size 48 \
-        [--views 4] [--seed 0] [--out FILE.json]
+        [--index INDEX.csv --split NAME] [--views 4] [--seed 0] [--out FILE.json]
 
 RUN: what `lvmmed probe --weights` takes; "random" is an untrained encoder of the others' backbone,
 and a file of weights without a card is read as one of that backbone too.
 """
 
 import argparse
+import csv
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -70,6 +72,19 @@ class Volume:
     owner: str
     images: ImageBatch
     places: np.ndarray
+
+
+def volumes_to_read(folder: Path, index: Path | None, split: str | None) -> list[str]:
+    """The folder, or the files in it that an index puts into a split."""
+    if index is None or split is None:
+        if index is not None or split is not None:
+            raise SystemExit("--index and --split belong together")
+        return [str(folder)]
+    with index.open(newline="", encoding="utf-8") as lines:
+        splits = {Path(row["file"]).name: row["split"] for row in csv.DictReader(lines)}
+    if split not in splits.values():
+        raise SystemExit(f"--split {split}: {index} has {', '.join(sorted(set(splits.values())))}")
+    return [str(path) for path in sorted(folder.iterdir()) if splits.get(path.name) == split]
 
 
 def read_volumes(store: Store, seen: set[str]) -> tuple[list[Volume], int]:
@@ -257,6 +272,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--volumes", type=Path, required=True)
     parser.add_argument("--seen", type=Path, help="store that the encoders were trained on")
+    parser.add_argument("--index", type=Path, help="list with columns file and split")
+    parser.add_argument("--split", help="split of the index to take")
     parser.add_argument("--size", type=int, default=48, help="side of a view in px")
     parser.add_argument("--views", type=int, default=4, help="pairs of views of every slice")
     parser.add_argument("--seed", type=int, default=0, help="of views and random weights")
@@ -267,7 +284,8 @@ def main(words: Sequence[str] | None = None) -> None:
     seen = set(Store.open(arguments.seen).column("sha256")) if arguments.seen else set()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "store"
-        prepare([str(arguments.volumes)], out, size=round(STORED_TO_VIEW * arguments.size))
+        sources = volumes_to_read(arguments.volumes, arguments.index, arguments.split)
+        prepare(sources, out, size=round(STORED_TO_VIEW * arguments.size))
         volumes, num_seen = read_volumes(Store.open(out), seen)
     if not volumes:
         raise SystemExit(f"{arguments.volumes}: no volume that was not trained on")
@@ -278,6 +296,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "size": arguments.size,
         "views": arguments.views,
         "seed": arguments.seed,
+        "split": arguments.split,
         "seen_was_checked": arguments.seen is not None,
         "num_volumes": len(volumes),
         "num_seen": num_seen,
