@@ -4,7 +4,8 @@ The score of a row is the mean of fourteen figures: kNN, linear and linear on 10
 (balanced accuracy) on brain `test_in`, brain `test`, breast and chest, and the Dice of the linear
 probe on masks of polyps and of breast lesions. All are tests; nothing may be chosen by them. `val`
 is the mean of the nine figures of the classification tasks on val, which choices are made by.
-"slices" is the percentage that `slice_retrieval.py` finds exactly, from its files.
+"slices" is the percentage that `slice_retrieval.py` finds exactly, from its files. A trial whose
+seed was run in several work folders, as with different learning rates, is named `TRIAL (FOLDER)`.
 Differences are paired by seed; their interval is Student's, 95 %, over seeds.
 
     python benchmarks/learning_score.py ROWS.jsonl [ROWS.jsonl ...] [--slices FILE.json ...] \
@@ -13,11 +14,10 @@ Differences are paired by seed; their interval is Student's, 95 %, over seeds.
 
 import argparse
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from learning_trials import folder_name
 
 from lvmmed.evaluation.statistics import t_interval
 
@@ -54,16 +54,42 @@ def value_of(row: Mapping[str, Any], places: Places) -> float | None:
     return None if None in found else sum(found) / len(found)
 
 
+def folder_name(trial: str, seed: int) -> str:
+    """Name of the folder of a trial and seed in the work folder of `learning_trials.py`."""
+    return f"{trial}-seed{seed}".replace(" ", "_").replace(",", "")
+
+
+def work_of(row: Mapping[str, Any]) -> str | None:
+    """Work folder that the command of a row names; None in rows that keep no command."""
+    words = shlex.split(row.get("command", ""))
+    return words[words.index("--work") + 1] if "--work" in words else None
+
+
+def read_rows(paths: Sequence[Path]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Rows by trial and seed; of two of one work folder the later counts."""
+    rows = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    works: dict[tuple[str, int], set[str | None]] = {}
+    for row in rows:
+        works.setdefault((row["trial"], row["seed"]), set()).add(work_of(row))
+    several = {trial for (trial, _), of in works.items() if len(of) > 1}
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        trial = row["trial"]
+        name = f"{trial} ({work_of(row)})" if trial in several else trial
+        found.setdefault(name, {})[row["seed"]] = row
+    return found
+
+
 def add_slices(rows: Mapping[str, Mapping[int, dict[str, Any]]], paths: Sequence[Path]) -> None:
-    """Give rows the slices found by the encoders of their run folders, `.../<trial>-seedN/run`."""
+    """Give rows the slices that the encoder of their run folder finds."""
     found = {}
     for path in paths:
         for run, scores in json.loads(path.read_text())["encoders"].items():
-            found[Path(run).parent.name] = 100 * scores["nearest exact"]["mean"]
-    for trial, seeds in rows.items():
-        for seed, row in seeds.items():
-            if (name := folder_name(trial, seed)) in found:
-                row["slices"] = {"found": found[name]}
+            found[Path(run)] = 100 * scores["nearest exact"]["mean"]
+    for row in (row for seeds in rows.values() for row in seeds.values()):
+        run = Path(work_of(row) or "") / folder_name(row["trial"], row["seed"]) / "run"
+        if run in found:
+            row["slices"] = {"found": found[run]}
 
 
 def means_table(rows: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
@@ -118,10 +144,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--ours", default="lvm-med")
     parser.add_argument("--against", nargs="*", help="trials; all others by default")
     arguments = parser.parse_args(words)
-    rows: dict[str, dict[int, dict[str, Any]]] = {}
-    for path in arguments.files:
-        for row in map(json.loads, path.read_text().splitlines()):
-            rows.setdefault(row["trial"], {})[row["seed"]] = row
+    rows = read_rows(arguments.files)
     add_slices(rows, arguments.slices)
     others = arguments.against or [name for name in rows if name != arguments.ours]
     unknown = [name for name in [arguments.ours, *others] if name not in rows]

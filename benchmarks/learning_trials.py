@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from learning_score import folder_name
 from provenance import provenance
 from torch import nn
 
@@ -254,11 +255,6 @@ def judge_further(
             row |= judged(folder, sets, row["seed"], known=row)
             text = "".join(f"{json.dumps(one)}\n" for one in rows)
             write_atomically(arguments.out, partial(Path.write_text, data=text))
-
-
-def folder_name(trial: str, seed: int) -> str:
-    """Name of the folder of a trial and seed."""
-    return f"{trial}-seed{seed}".replace(" ", "_").replace(",", "")
 
 
 def main(words: Sequence[str] | None = None) -> None:

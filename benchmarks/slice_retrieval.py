@@ -76,9 +76,9 @@ class Volume:
 
 def volumes_to_read(folder: Path, index: Path | None, split: str | None) -> list[str]:
     """The folder, or the files in it that an index puts into a split."""
-    if index is None or split is None:
-        if index is not None or split is not None:
-            raise SystemExit("--index and --split belong together")
+    if (index is None) != (split is None):
+        raise SystemExit("--index and --split belong together")
+    if index is None:
         return [str(folder)]
     with index.open(newline="", encoding="utf-8") as lines:
         splits = {Path(row["file"]).name: row["split"] for row in csv.DictReader(lines)}
