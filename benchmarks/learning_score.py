@@ -4,7 +4,8 @@ The score of a row is the mean of fourteen figures: kNN, linear and linear on 10
 (balanced accuracy) on brain `test_in`, brain `test`, breast and chest, and the Dice of the linear
 probe on masks of polyps and of breast lesions. All are tests; nothing may be chosen by them. `val`
 is the mean of the nine figures of the classification tasks on val, which choices are made by.
-"slices" is the percentage that `slice_retrieval.py` finds exactly, from its files. A trial whose
+"slices" is the percentage that `slice_retrieval.py` finds exactly, from its files, "within one"
+that of the right slice or one beside it. A trial whose
 seed was run in several work folders, as with different learning rates, is named `TRIAL (FOLDER)`.
 Differences are paired by seed; their interval is Student's, 95 %, over seeds.
 
@@ -45,6 +46,7 @@ COLUMNS: dict[str, Places] = {
     "breast": classification((BREAST, "test")),
     "masks": MASKS,
     "slices": (("slices", "found"),),
+    "within one": (("slices", "within one"),),
 }
 
 
@@ -85,11 +87,14 @@ def add_slices(rows: Mapping[str, Mapping[int, dict[str, Any]]], paths: Sequence
     found = {}
     for path in paths:
         for run, scores in json.loads(path.read_text())["encoders"].items():
-            found[Path(run)] = 100 * scores["nearest exact"]["mean"]
+            found[Path(run)] = {
+                "found": 100 * scores["nearest exact"]["mean"],
+                "within one": 100 * scores["nearest within_one"]["mean"],
+            }
     for row in (row for seeds in rows.values() for row in seeds.values()):
         run = Path(work_of(row) or "") / folder_name(row["trial"], row["seed"]) / "run"
         if run in found:
-            row["slices"] = {"found": found[run]}
+            row["slices"] = found[run]
 
 
 def means_table(rows: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:

@@ -96,7 +96,9 @@ class ModelConfig(Settings):
     weights: str = "random"
     """Where training starts: random, timm:NAME, a run folder or a weight file."""
     frozen_batch_norm: bool = False
-    """Keep the batch-norm statistics that the starting weights came with; for short runs."""
+    """Keep the batch-norm statistics that the starting weights came with; for short runs.
+
+    Nothing bounds features then: lower `train.learning_rate` as well, to 3e-4 say."""
 
 
 class TrainConfig(Settings):
