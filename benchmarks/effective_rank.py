@@ -1,10 +1,12 @@
-"""Effective rank (RankMe) of encoders on many images of a store.
+"""Effective rank (RankMe) of encoders on many images of a store, and signs of saturation.
 
 The figure in metrics.jsonl is measured on at most 256 images, which bounds it from above; here it
-is measured on as many as asked for.
+is measured on as many as asked for. "common" is the length of the mean feature vector over the
+root mean square length (1: all images alike), "ceiling" the share of features within 2 % of the
+largest, which is where a bounded activation (relu6) saturates.
 
 Usage: python benchmarks/effective_rank.py --store STORE WEIGHTS... [--images 2048]
-WEIGHTS: what `lvmmed probe --weights` takes; "random" needs --backbone.
+WEIGHTS: what `lvmmed probe --weights` takes; "random" and plain files need --backbone.
 """
 
 import argparse
@@ -46,9 +48,16 @@ def main() -> None:
     store = Store.open(options.store)
     rows = np.random.default_rng(0).permutation(len(store))[: options.images]
     for weights in options.weights:
-        backbone = options.backbone if weights == "random" else None
-        rank = measure_effective_rank(features_of(weights, store, rows, backbone, options.size))
-        print(f"{rank:8.1f}  {weights}  ({len(rows)} images)", flush=True)
+        backbone = None if Path(weights).is_dir() else options.backbone
+        features = features_of(weights, store, rows, backbone, options.size)
+        rank = measure_effective_rank(features)
+        common = features.mean(0).norm() / features.square().sum(1).mean().sqrt()
+        ceiling = (features > 0.98 * features.max()).float().mean()
+        print(
+            f"{rank:8.1f}  common {common:.3f}  ceiling {ceiling:.3f}  {weights}  "
+            f"({len(rows)} images)",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
