@@ -98,7 +98,8 @@ class ModelConfig(Settings):
     frozen_batch_norm: bool = False
     """Keep the batch-norm statistics that the starting weights came with; for short runs.
 
-    Nothing bounds features then: lower `train.learning_rate` as well, to 3e-4 say."""
+    Features can drift into saturation then: lower `train.learning_rate` too, to 3e-4 say.
+    """
 
 
 class TrainConfig(Settings):
