@@ -93,7 +93,7 @@ def prepare(
     size: Annotated[int, typer.Option(help="Short side of stored images, pixels.")] = 256,
     workers: Annotated[int | None, typer.Option(help="Processes; 0 = this one.")] = None,
 ) -> None:
-    """Read images of any medical format into an image store."""
+    """Read DICOM, NIfTI, PNG, JPEG, TIFF and BMP files into an image store."""
     from lvmmed.data.prepare import prepare as run
 
     with progress_bar("prepare") as update:
@@ -226,7 +226,9 @@ class _BenchmarkCommand(TyperCommand):
 def benchmark(
     suite: Annotated[str, typer.Argument(help="Name of a suite, or a YAML file.")],
     out: OutFolder,
-    data: Annotated[Path | None, typer.Option(help="Folder of the suite's relative paths.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the suite's relative paths; none for smoke.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field of the suite: field=value.")
     ] = None,

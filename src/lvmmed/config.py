@@ -133,7 +133,8 @@ class TrainConfig(Settings):
     seed: int = Field(0, ge=0)
     """Start of every random stream of the run."""
     checkpoint_every: int = Field(500, ge=1)
-    """Steps between training checkpoints; the last step always has one."""
+    """Steps between training checkpoints. The last step always has one, and so has the first one
+    to end more than ten minutes after the last checkpoint."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":

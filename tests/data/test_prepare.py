@@ -1,4 +1,5 @@
 import csv
+import gzip
 import json
 import os
 import shutil
@@ -56,6 +57,7 @@ def folder(tmp_path_factory):
     (root / "text.jpg").write_text("no picture")
     Image.new("L", (100, 10)).save(root / "strip.png")
     Image.fromarray((rng.random((24, 24)) > 0.5).astype(np.uint8) * 255).save(root / "mask.png")
+    (root / "volume.mgz").write_bytes(gzip.compress(b"x" * 400))
     (root / "notes.txt").write_text("x")
     return root
 
@@ -82,18 +84,26 @@ def test_every_readable_file_is_in_the_store_and_every_other_is_named(prepared):
     assert summary.num_duplicates == 1
     assert summary.num_other_names == 1
     assert summary.num_volumes == 1
-    assert summary.num_files == NUM_PICTURES + 8
+    assert summary.num_files == NUM_PICTURES + 9
     with (out / "quarantine.csv").open() as file:
         reasons = {row["file"]: row["reason"] for row in csv.DictReader(file)}
-    assert summary.num_quarantined == 5
+    assert summary.num_quarantined == 6
     assert sorted(reasons) == [
         f"clinic/{n}"
-        for n in ("broken.png", "mask.png", "scan_mask.nii.gz", "strip.png", "text.jpg")
+        for n in (
+            "broken.png",
+            "mask.png",
+            "scan_mask.nii.gz",
+            "strip.png",
+            "text.jpg",
+            "volume.mgz",
+        )
     ]
     assert reasons["clinic/strip.png"].startswith("100 x 10 pixels; the long side may be")
     assert reasons["clinic/text.jpg"].startswith("content is none of DICOM")
+    assert reasons["clinic/volume.mgz"].endswith("convert it to NIfTI or PNG")
     assert reasons["clinic/mask.png"].startswith("looks like a label map or mask")
-    assert sum(summary.reasons.values()) == 5
+    assert sum(summary.reasons.values()) == 6
 
 
 def test_a_store_holds_what_the_readers_give(prepared, folder):
@@ -131,7 +141,7 @@ def test_the_folder_holds_the_documented_files_and_no_drafts(prepared):
 def test_the_summary_tells_it_in_lines(prepared):
     text = "\n".join(prepared[1].lines())
     assert f"{NUM_PICTURES + 6} images" in text
-    assert "5 files not read" in text
+    assert "6 files not read" in text
     assert "2 empty slices left out, 1 exact copies kept" in text
 
 
@@ -173,7 +183,7 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(
     seen = []
     prepare([str(folder)], out, size=24, progress=lambda *at: seen.append(at))
     assert written == [2, 3, 4]  # parts 0 and 1 were kept
-    assert seen == [(20, 48), (30, 48), (40, 48), (48, 48)]
+    assert seen == [(20, 49), (30, 49), (40, 49), (49, 49)]
     assert content(out) == content(prepared[0])
 
 

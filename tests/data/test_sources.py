@@ -45,6 +45,17 @@ def test_a_folder_is_searched_to_the_bottom_in_order(tmp_path):
     assert expand(root, dataset="mine").tasks[0].dataset == "mine"
 
 
+def test_formats_that_are_not_read_are_kept_to_be_named(tmp_path):
+    for name in ("a.mha", "b.NRRD", "c.nii.mgz", "d.txt", "e.raw"):
+        (tmp_path / "set" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "set" / name).write_text("x")
+    picture(tmp_path / "set/p.png")
+    found = ["set/a.mha", "set/b.NRRD", "set/c.nii.mgz", "set/p.png"]
+    for source in ("set", "set/*"):
+        plan = expand(tmp_path / source)
+        assert (names(plan), plan.num_other_names) == (found, 2)
+
+
 def test_stores_inside_a_folder_are_passed_over(tmp_path):
     picture(tmp_path / "set/a.png")
     picture(tmp_path / "set/store/contact_sheet.png")

@@ -1,11 +1,13 @@
 """The loop on a problem of two numbers; expected values are hand arithmetic."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lvmmed.config import TrainConfig
+from lvmmed.engine import loop
 from lvmmed.engine.loop import (
     Hooks,
     StepResult,
@@ -72,6 +74,25 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move(bad):
     # with momentum 0.9 the two steps before it are 0.5 and 0.5 * 1.9
     assert problem.module.weight.tolist() == pytest.approx([-1.45, -1.45])
     assert saved == [1, 2]
+
+
+def test_slow_steps_have_checkpoints_by_the_clock(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    ends = iter((250, 500, 601, 900, 1100, 1202, 1203))  # seconds from the start
+    saved = []
+
+    def save(num_done):
+        saved.append(num_done)
+        clock.now += 100  # a checkpoint takes its time, which does not count
+
+    def end_step(step):  # noqa: ARG001
+        clock.now = next(ends) + 100 * len(saved)
+
+    hooks = Hooks(save=save, after_step=end_step)
+    run(Slope(), num_steps=7, checkpoint_every=4, hooks=hooks)
+    # 601 s after the start; the fourth as asked for; 1202 is 302 s after 900; the last one
+    assert saved == [3, 4, 7]
 
 
 def test_a_gradient_that_is_not_finite_stops_too():

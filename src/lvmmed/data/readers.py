@@ -115,6 +115,11 @@ def is_readable_name(path: Path) -> bool:
     return any(name.endswith(suffix) for row in READERS for suffix in row.suffixes)
 
 
+def is_unread_name(path: Path) -> bool:
+    """Whether the name of a file ends like an image format that we do not read."""
+    return path.name.lower().endswith(UNREAD_SUFFIXES)
+
+
 def is_dicom_content(path: Path) -> bool:
     """Whether a file without a telling name starts like DICOM."""
     try:
@@ -132,12 +137,13 @@ def _format_of(path: Path) -> Format:
     for row in READERS:
         if row.matches(head):
             return row
-    if head[:2] == b"\x1f\x8b":
+    if head[:2] == b"\x1f\x8b" and not is_unread_name(path):
         return _format_named("NIfTI")
     if path.name.lower().endswith((".dcm", ".dicom", ".ima")):
         return _format_named("DICOM")  # the preamble may be missing
     known = ", ".join(row.name for row in READERS)
-    raise ReadError(path, f"content is none of {known}")
+    remedy = "; convert it to NIfTI or PNG" if is_unread_name(path) else ""
+    raise ReadError(path, f"content is none of {known}{remedy}")
 
 
 def _format_named(name: str) -> Format:
@@ -329,3 +335,10 @@ READERS: tuple[Format, ...] = (
     ),
 )
 """Every format that can be read; the first row whose `matches` agrees reads the file."""
+
+UNREAD_SUFFIXES = (
+    *(".nrrd", ".nhdr", ".mha", ".mhd", ".mgh", ".mgz", ".hdr", ".mnc", ".gipl"),
+    *(".svs", ".ndpi", ".mrxs", ".czi", ".jp2", ".j2k", ".webp", ".gif", ".heic", ".pgm", ".ppm"),
+    *(".npy", ".npz"),
+)
+"""Image formats that we do not read: such files are quarantined, not passed over."""

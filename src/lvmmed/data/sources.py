@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lvmmed.data.readers import is_dicom_content, is_readable_name
+from lvmmed.data.readers import is_dicom_content, is_readable_name, is_unread_name
 from lvmmed.data.records import modality_word
 from lvmmed.data.salt import salted_key
 from lvmmed.types import InputError
@@ -50,7 +50,7 @@ class Plan:
     Attributes:
         tasks: one an input file; a file reached twice is kept once.
         num_hidden: hidden files and folders passed over.
-        num_other_names: files whose names are of no format we read.
+        num_other_names: files whose names are of no image format.
         num_repeated: files named more than once.
         label_maps: rows of lists that say themselves to be label maps.
     """
@@ -81,7 +81,7 @@ def expand_sources(sources: Sequence[str], naming: Naming) -> Plan:
     """Find the files behind folders, globs, single files and lists, in a fixed order.
 
     Folders are searched to the bottom in the order of names; hidden files, image stores and names
-    of other kinds are passed over and counted.
+    of no image format are passed over and counted.
 
     Args:
         sources: as the user wrote them; at least one.
@@ -129,7 +129,7 @@ def _expand_one(text: str, naming: Naming, plan: Plan) -> Iterator[Task]:
         for name in found:
             if Path(name).is_dir():
                 continue
-            if is_readable_name(Path(name)) or _is_nameless_dicom(Path(name)):
+            if _is_image(Path(name)):
                 yield _file_task(Path(name), naming)._replace(is_listed=False)
             else:
                 plan.num_other_names += 1
@@ -153,7 +153,7 @@ def _from_folder(folder: Path, naming: Naming, plan: Plan) -> Iterator[Task]:
     name = root.resolve().name or "root"
     modality = modality_word(naming.modality)
     for path in _walk(root, plan):
-        if is_readable_name(path) or _is_nameless_dicom(path):
+        if _is_image(path):
             yield Task(
                 path=str(path),
                 source=_utf8(f"{name}/{path.relative_to(root).as_posix()}"),
@@ -182,6 +182,11 @@ def _walk(root: Path, plan: Plan) -> Iterator[Path]:
                 plan.num_hidden += 1
             else:
                 yield Path(here) / file
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file is to be read, or its format is one that the user is told we do not read."""
+    return is_readable_name(path) or is_unread_name(path) or _is_nameless_dicom(path)
 
 
 def _is_nameless_dicom(path: Path) -> bool:

@@ -21,6 +21,10 @@ from lvmmed.config import TrainConfig
 from lvmmed.engine.optim import learning_rate_at, set_learning_rate
 from lvmmed.types import InputError
 
+CHECKPOINT_AFTER_S = 600.0
+"""A step that ends longer than this after the last checkpoint has one, so that slow steps do not
+put hours between them."""
+
 
 class TrainingStopped(InputError):  # noqa: N818  what happened is a stop, named as one
     """Training cannot go on; names the step and the remedy."""
@@ -154,6 +158,7 @@ def train(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     devices = sorted({p.device.index for p in parameters if p.device.type == "cuda"})
     watch = Stopwatch(row_started_s=time.perf_counter())
+    saved_s = time.perf_counter()
     for step in range(first_step, num_steps):
         rate = learning_rate_at(step, num_steps=num_steps, config=config)
         set_learning_rate(optimizer, rate)
@@ -171,8 +176,11 @@ def train(
         if is_logged(step, num_steps=num_steps, every=log_every):
             row = {"step": step, "loss": loss, "learning_rate": rate, "grad_norm": norm}
             hooks.on_row({**row, **watch.lap(), **result.metrics})
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == num_steps:
+        is_last = step + 1 == num_steps
+        waited_s = time.perf_counter() - saved_s
+        if is_last or (step + 1) % config.checkpoint_every == 0 or waited_s > CHECKPOINT_AFTER_S:
             hooks.save(step + 1)
+            saved_s = time.perf_counter()
         seconds = watch.seconds_per_step()
         remaining_s = seconds * (num_steps - step - 1)
         hooks.progress(step + 1, num_steps, result.num_images / seconds, remaining_s, loss)

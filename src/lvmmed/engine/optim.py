@@ -38,7 +38,7 @@ def learning_rate_at(step: int, *, num_steps: int, config: TrainConfig) -> float
 
     Source:
         Halving at 20, 40, 60, 80 %: the paper (section 4.1) halves four times and does not say
-        when; this is the reading of our reference page.
+        when; even spacing is our reading.
     """
     num_warmup = round(config.warmup_frac * num_steps)
     peak = config.learning_rate

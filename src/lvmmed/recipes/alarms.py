@@ -8,11 +8,11 @@ from typing import Any
 from lvmmed.ssl.advice import Advice, chance_of
 
 COLLAPSE_RANK_FRAC = 0.1
-"""Design section 5, point 7: collapse is an effective rank under this share of that at step 0."""
+"""Collapse is an effective rank under this share of that at step 0."""
 NARROW_RANK_FRAC = 0.2
 """Share of the effective rank at step 0 under which a run that ends there is worth a word."""
 COLLAPSE_STD = 0.1
-"""Design section 5, point 7: collapse is a feature deviation under this / sqrt(D)."""
+"""Collapse is a feature deviation under this share of 1/sqrt(D), that of spread features."""
 STARVING_FRAC = 0.3
 """Share of the time spent waiting for images from which on the loader is said to starve."""
 CHANCE_FACTOR = 2.0
@@ -72,7 +72,7 @@ def alarms(rows: Sequence[Row], run: WatchedRun) -> dict[str, str]:
         Kind of alarm -> text; empty when all is well.
 
     Source:
-        Design section 5, point 7, for what collapse means.
+        docs/explanation/method.md, "What to watch while it trains".
     """
     row = rows[-1]
     step, found = row["step"], _collapse_alarms(rows, run)

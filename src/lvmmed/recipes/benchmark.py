@@ -101,7 +101,7 @@ def benchmark(
         suite: a shipped suite, a YAML file, or a suite.
         out: folder of the benchmark; that of an earlier call is gone on with.
         data: folder that the suite's relative paths are looked for in, before that of its file;
-            not needed for suites of phantoms.
+            refused for suites of phantoms.
         overrides: `field=value` texts laid over the suite.
         num_jobs: processes at once; 1 runs everything in this one, whose death ends the call.
             Several GPUs are shared out among several processes.

@@ -63,7 +63,7 @@ def simclr(train: Mapping[str, Any]) -> Recipe:
 
 
 def moco(train: Mapping[str, Any]) -> Recipe:
-    """MoCo v2 (Chen et al. 2020): a short queue, so small stores fill it; the paper uses SGD."""
+    """MoCo v2 (Chen et al. 2020): a queue of 4096, no more than the images; the paper uses SGD."""
     return _on_one_footing("moco", "contrastive learning against a queue of earlier views", train)
 
 

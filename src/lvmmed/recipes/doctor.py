@@ -32,7 +32,7 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Look at interpreter, packages, accelerator, memory and image decoders; changes nothing."""
+    """Look at interpreter, packages, processor, accelerator and decoders; changes nothing."""
     findings = [
         Finding(subject="python", is_good=True, found=platform.python_version()),
         *(_package(name) for name in CORE_PACKAGES),

@@ -86,7 +86,7 @@ def load_labelled_images(
         data: folder or list, as `read_labelled` takes it; images loaded before stay as they are.
         size_px: side of the squares.
         seed: for splits that are made because the data has none.
-        label_column: column of the list with the classes; None for the usual names.
+        label_column: column of the list with the classes; None = label.
         progress: called with (images done, images, note).
 
     Returns:

@@ -110,7 +110,7 @@ def square_images(
 
 
 class Monitor:
-    """Measures an encoder on fixed images: whole ones, and two fixed views of some of them."""
+    """Measures an encoder on fixed images: whole ones, and four fixed views of some of them."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ UNCHANGED = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 def collect_samples(
     learner: Learner, store: Store, indices: Sequence[int], *, config: RunConfig, step: int
 ) -> dict[str, np.ndarray]:
-    """Draw views of a few images and, for graph matching, match one graph with the final encoder.
+    """Draw views of a few images and, for graph matching, match a few graphs by the final encoder.
 
     Every rank computes the same.
 

@@ -57,9 +57,9 @@ class LvmMed(Method):
 
     Differs from the paper in: a batch is cut into graphs in several ways and also matched as a
     whole without edges, projections are centred, message passing has a residual, edge terms are
-    scaled down, true pairs carry a margin, noise is small (all fields of the configuration;
-    `PAPER_LITERAL` undoes them). A short last graph is matched at its own size; the paper does not
-    say what it does with it.
+    scaled down, true pairs carry a margin, noise is small (all fields of the configuration; the
+    recipe `paper-literal` undoes them). A short last graph is matched at its own size; the paper
+    does not say what it does with it.
 
     Source:
         Paper sections 3.2.1 to 3.2.4, equations 1 to 6.
