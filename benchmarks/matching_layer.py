@@ -32,7 +32,7 @@ from torch import Tensor
 from lvmmed.engine.optim import build_optimizer, set_learning_rate
 from lvmmed.models.backbones import Features, build_backbone
 from lvmmed.recipes.pretraining_recipes import resolve_config
-from lvmmed.ssl import lvm_med
+from lvmmed.ssl import graph_nodes, lvm_med
 from lvmmed.ssl.lvm_med import LvmMed
 from lvmmed.ssl.lvm_med_config import LvmMedConfig
 from lvmmed.ssl.method import MethodContext, RunFacts
@@ -44,11 +44,12 @@ AIM_PERCENT, DEFECT_PERCENT, AIM_MEMORY_PERCENT = 3.0, 5.0, 5.0
 def watched(method: LvmMed, stages: Stages) -> Iterator[None]:
     """Time the parts of a method's loss while inside."""
     parts = [
-        (lvm_med, "regions_of", "regions"),
+        (graph_nodes, "regions_of", "regions"),
+        (graph_nodes, "directions_of", "regions"),
         (method.projector, "forward", "projector"),
         (lvm_med, "knn_graph", "graphs"),
         (lvm_med, "global_affinity", "global"),
-        (lvm_med, "local_affinity", "local"),
+        (lvm_med, "compare_directions", "local"),
         (lvm_med, "edge_affinity", "edges"),
         (lvm_med, "gumbel_like", "noise"),
         (lvm_med, "matching_loss", "loss"),
@@ -135,7 +136,9 @@ class Step:
             features = self.encode()
         return [
             Features(
-                map=one.map.clone().requires_grad_(), pooled=one.pooled.clone().requires_grad_()
+                map=one.map.clone().requires_grad_(),
+                pooled=one.pooled.clone().requires_grad_(),
+                is_half=one.is_half,
             )
             for one in features
         ]

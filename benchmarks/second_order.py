@@ -50,11 +50,11 @@ def mixed_graphs(store: Store, size: int, count: int) -> list[list[int]]:
 def volume_graphs(store: Store, size: int, count: int, *, adjacent: bool) -> list[list[int]]:
     """Slices of one volume: at random, or side by side from its middle."""
     slices: dict[str, list[int]] = defaultdict(list)
+    at = store.column("slice_index")
     for row, key in enumerate(store.column("volume_key")):
-        if key:
+        if key and at[row] is not None:
             slices[str(key)].append(row)
     random = np.random.default_rng(0)
-    at = store.column("slice_index")
     found = []
     for rows in slices.values():
         if len(rows) >= size:

@@ -94,7 +94,7 @@ def read_volumes(store: Store, seen: set[str]) -> tuple[list[Volume], int]:
     who = owners(store)
     rows: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
-        if key is not None:
+        if key is not None and places[row] is not None:
             rows.setdefault(key, []).append(row)
     fresh = [members for members in rows.values() if hashes[members[0]] not in seen]
     volumes = []

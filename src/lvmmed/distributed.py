@@ -200,7 +200,8 @@ def session(device_type: str = "cpu") -> Iterator[torch.device]:
     if device.type == "cuda":
         device = _own_gpu()
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    own = device if device.type == "cuda" else None
+    dist.init_process_group(backend, timeout=TIMEOUT, device_id=own)
     try:
         yield device
     finally:

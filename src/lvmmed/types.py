@@ -67,7 +67,8 @@ class ImageRecord:
         study_key: salted hash of the study, None when unknown.
         series_key: salted hash of the series, None when unknown.
         volume_key: same for all slices of one volume, None for a single picture.
-        slice_index: position in the volume along the plane of acquisition, None for a picture.
+        slice_index: position in the volume along the plane of acquisition, None for a picture and
+            for a slice that its header does not number.
         intensity: the policy that was applied, in the form `IntensityPolicy` writes; "raw" before.
         warnings: what the reader had to assume.
     """

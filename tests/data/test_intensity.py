@@ -151,6 +151,27 @@ def test_an_image_without_contrast_becomes_zeros_with_a_warning(value):
     assert "image without contrast" in out.warnings
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        IntensityPolicy(kind="window", center=40, width=400),
+        IntensityPolicy(kind="voi", function="linear", center=-900, width=100),
+        IntensityPolicy(kind="voi", function="sigmoid", center=9000, width=100, invert=True),
+        IntensityPolicy(
+            kind="percentile", low=0.5, high=99.5, scope="volume", from_value=0, to_value=800
+        ),
+    ],
+    ids=lambda policy: str(policy),
+)
+def test_values_outside_the_limits_are_said_to_show_nothing(policy):
+    values = np.array([[-700, -600], [-500, -400]], np.int16)
+    if policy.function == "linear":
+        values = -values  # all above the window: white
+    out = to_uint8(record(values), policy)
+    assert len(np.unique(out.pixels)) == 1
+    assert out.warnings == ("image without contrast",)
+
+
 def test_a_few_bright_dots_are_not_lost_to_the_percentiles():
     pixels = np.zeros((100, 100), np.uint16)
     pixels[50, 50] = 900

@@ -1,6 +1,7 @@
 """Expected counts are worked out by hand from the files each test writes, or from DATA.md."""
 
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from reference.medical_files import write_dicom
 
 from lvmmed.data.labelled import LabelledItem, load_square_images, read_labelled
 from lvmmed.types import InputError
@@ -29,6 +31,28 @@ def class_folders(root: Path, *, splits=("",), per_class: int = 20, classes=("ca
                 picture(root / split / label / f"{k}.png", value)
                 value += 1
     return root
+
+
+def scan(path: Path, value: int, **tags: object) -> None:
+    """Write a small DICOM file whose bytes differ for every value."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_dicom(path, np.full((8, 8), value, np.uint16), **tags)
+
+
+def scans(root: Path, *, num_patients: int = 12, per_patient: int = 6, **tags: object) -> Path:
+    """Class folders of patients p0, p1, ... in turn cats and dogs, one study each."""
+    for k in range(num_patients * per_patient):
+        patient = k // per_patient
+        named = {"PatientID": f"MRN-{patient}", "StudyInstanceUID": f"1.2.{patient}", **tags}
+        scan(root / ("cat", "dog")[patient % 2] / f"p{patient}_{k}.dcm", k, **named)
+    return root
+
+
+def patients_apart(labelled) -> bool:
+    """Whether each patient, which names of `scans` begin with, has one group and one split."""
+    found = {(item.path.name.split("_")[0], item.group, item.split) for item in labelled.items}
+    patients, groups, _ = zip(*found, strict=True)
+    return len(found) == len(set(patients)) == len(set(groups))
 
 
 def write_list(path: Path, lines: list[str], *, num: int = 0) -> Path:
@@ -195,6 +219,113 @@ def test_groups_known_for_some_files_only_do_not_count_as_patients(tmp_path):
     assert labelled.unit == "file"
     assert "known for 11 of 12 files" in labelled.warnings[0]
     assert "p2" in {item.group for item in labelled.items}
+
+
+def test_dicom_of_a_patient_stays_together_without_a_list(tmp_path):
+    scans(tmp_path)
+    for seed in range(3):
+        labelled = read_labelled(tmp_path, seed=seed)
+        assert labelled.unit == "patient"
+        assert patients_apart(labelled)
+        assert {"train", "val", "test"} == set(counts(labelled))
+        assert all("set aside" in text for text in labelled.warnings)
+
+
+def test_groups_of_dicom_tell_no_identity_and_need_no_salt(tmp_path, monkeypatch):
+    scans(tmp_path)
+    found = []
+    for salt in ("one", "two"):
+        monkeypatch.setenv("LVMMED_SALT", salt)
+        found.append(read_labelled(tmp_path))
+    assert found[0] == found[1]  # the same files and seed give the same set to everybody
+    told = {sha256(f"MRN-{k}".encode()).hexdigest() for k in range(12)}
+    for item in found[0].items:
+        assert "MRN" not in item.group
+        assert item.group not in told
+
+
+@pytest.mark.parametrize("name", ["anonymous", "", "REMOVED"])
+def test_a_study_stands_in_where_no_patient_is_named(tmp_path, name):
+    labelled = read_labelled(scans(tmp_path, PatientID=name))
+    assert patients_apart(labelled)
+    assert labelled.unit == "file"
+    assert labelled.warnings[0] == (
+        "DICOM headers name no patient, or one for all, in 72 of 72 files: each study counts as "
+        "one patient"
+    )
+
+
+def test_studies_of_a_patient_stay_together(tmp_path):
+    for k in range(24):
+        study = {"PatientID": f"P{k // 4}", "StudyInstanceUID": f"1.2.{k}"}
+        scan(tmp_path / ("cat", "dog")[k // 4 % 2] / f"p{k // 4}_{k}.dcm", k, **study)
+    labelled = read_labelled(tmp_path)
+    assert patients_apart(labelled)
+    assert labelled.unit == "patient"
+
+
+def test_dicom_that_names_nobody_and_pictures_beside_it_count_as_one_patient_a_file(tmp_path):
+    scans(tmp_path, num_patients=4)
+    for k in range(5):
+        picture(tmp_path / "cat" / f"{k}.png", k)
+    scan(tmp_path / "dog" / "alone.dcm", 900)  # names neither patient nor study
+    labelled = read_labelled(tmp_path)
+    assert labelled.unit == "file"
+    assert labelled.warnings[0] == (
+        "patient or group known for 24 of 30 files: the others count as one patient a file"
+    )
+    assert len({item.group for item in labelled.items}) == 4 + 6
+
+
+def test_groups_of_a_list_count_more_than_the_header(tmp_path):
+    root = scans(tmp_path, num_patients=10, per_patient=4)
+    files = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.dcm"))
+    lines = [f"{file},{file[:3]},eye{number}" for number, file in enumerate(files)]
+    write_list(tmp_path / "index.csv", ["file,label,group", *lines])
+    labelled = read_labelled(tmp_path)
+    assert {item.group for item in labelled.items} == {f"eye{number}" for number in range(40)}
+    assert labelled.unit == "patient"
+
+
+def test_the_group_that_a_list_gives_one_file_of_a_patient_is_that_of_the_others(tmp_path):
+    root = scans(tmp_path, num_patients=10, per_patient=4)
+    files = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.dcm"))
+    named = {f"p{number}_{4 * number + 2}.dcm" for number in range(0, 10, 2)}  # their third files
+    lines = [f"{f},{f[:3]},{'case' + f[5] if f[4:] in named else ''}" for f in files]
+    write_list(tmp_path / "index.csv", ["file,label,patient", *lines])
+    labelled = read_labelled(tmp_path)
+    assert patients_apart(labelled)
+    assert labelled.unit == "patient"
+    groups = {item.group for item in labelled.items}
+    assert {f"case{number}" for number in range(0, 10, 2)} <= groups
+    assert len(groups) == 10
+
+
+def test_a_damaged_dicom_header_leaves_the_file_to_itself(tmp_path):
+    scans(tmp_path, num_patients=8, per_patient=3)
+    (tmp_path / "cat" / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 50)
+    Image.new("L", (8, 8)).save(tmp_path / "cat" / "picture.dcm", format="PNG")
+    labelled = read_labelled(tmp_path)
+    assert "known for 24 of 26 files" in labelled.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["IM{}", "1.2.840.{}", "slice{}.img", "{}.MR"])
+def test_dicom_under_other_names_is_found_in_class_folders(tmp_path, name):
+    for k in range(20):
+        tags = {"PatientID": f"P{k}"}
+        scan(tmp_path / ("cat", "dog")[k % 2] / name.format(k), k, **tags)
+    scan(tmp_path / "cat" / "DICOMDIR", 77)
+    (tmp_path / "dog" / "README").write_text("notes" * 100)
+    labelled = read_labelled(tmp_path)
+    assert len(labelled.items) == 20
+    assert labelled.unit == "patient"
+    assert labelled.num_left_out == {"name of no readable format": 2}
+
+
+def test_nameless_dicom_outside_the_classes_is_counted(tmp_path):
+    class_folders(tmp_path, splits=("train", "test"))
+    scan(tmp_path / "train" / "IM1", 7)
+    assert read_labelled(tmp_path).num_left_out == {"outside the classes": 1}
 
 
 def test_a_shortened_source_identity_is_no_patient(tmp_path):

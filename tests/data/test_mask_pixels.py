@@ -1,12 +1,17 @@
-"""Expected classes are written by hand; Pillow is the oracle of nearest neighbour."""
+"""Expected classes are written by hand; Pillow is the oracle of nearest neighbour.
+
+Smoothed masks are made by Pillow's filters, whose result is compared with the mask before.
+"""
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
-from lvmmed.data.mask_pixels import class_maps, nearest_square, read_mask
+from lvmmed.data.mask_pixels import class_maps, level_usage, nearest_square, read_mask
+from lvmmed.data.readers import read_records
 from lvmmed.types import InputError
 
 
@@ -79,6 +84,206 @@ def test_few_grey_levels_are_classes_and_0_is_background_even_if_absent(tmp_path
     maps, classes = _maps(_save(tmp_path / "b.png", [[64, 128], [255, 255]]))
     assert classes == ("64", "128", "255")
     assert maps.min() == 1
+
+
+def _disc(side: int, radius: float, *, level: int = 255) -> np.ndarray:
+    rows, cols = np.mgrid[:side, :side] - side / 2
+    return np.where(rows**2 + cols**2 < radius**2, level, 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_antialiased_masks_are_binary_with_a_warning(tmp_path, dtype):
+    paths, truths = [], []
+    for k in range(4):
+        large = _disc(256, 60 + k)
+        shares = (large > 0).reshape(64, 4, 64, 4).mean(axis=(1, 3))
+        values = np.rint(shares * np.iinfo(dtype).max).astype(dtype)
+        Image.fromarray(values).save(tmp_path / f"{k}.png")
+        paths.append(tmp_path / f"{k}.png")
+        truths.append(shares >= 0.5)  # 127.5 is stored as 128
+    assert len(np.unique(values)) > 8
+    with pytest.warns(UserWarning, match=r"smoothed borders .*in 4 of 4 masks: foreground is what"):
+        maps, classes = _maps(*paths, size_px=64)
+    assert classes == ("foreground",)
+    np.testing.assert_array_equal(maps, truths)
+
+
+@pytest.mark.parametrize("resample", [Image.BILINEAR, Image.BICUBIC, Image.LANCZOS])
+@pytest.mark.parametrize("side", [100, 300, 400])
+def test_masks_of_another_size_are_binary_with_a_warning(tmp_path, resample, side):
+    Image.fromarray(_disc(200, 60)).resize((side, side), resample).save(tmp_path / "a.png")
+    with pytest.warns(UserWarning, match="smoothed borders"):
+        maps, classes = _maps(tmp_path / "a.png", size_px=side)
+    assert classes == ("foreground",)
+    truth = _disc(side, 60 * side / 200) > 0
+    # one pixel along the outline at most, which is 2 pi r pixels long
+    assert np.count_nonzero((maps[0] > 0) != truth) < 2 * np.pi * 60 * side / 200
+
+
+def test_blurred_masks_are_binary_with_a_warning(tmp_path):
+    blurred = Image.fromarray(_disc(200, 60)).filter(ImageFilter.GaussianBlur(3))
+    blurred.save(tmp_path / "a.png")
+    assert len(np.unique(np.asarray(blurred))) > 32
+    with pytest.warns(UserWarning, match=r"grey levels 0, 1, 2, 3, 4, 5, 6, \.\.\., 255"):
+        maps, _ = _maps(tmp_path / "a.png", size_px=200)
+    np.testing.assert_array_equal(maps[0], np.asarray(blurred) > 127)
+
+
+def test_one_soft_pixel_makes_no_class(tmp_path):
+    paths = []
+    for k in range(3):
+        values = np.zeros((64, 64), dtype=np.uint8)
+        values[10:30, 10:30] = 255
+        values[9, 10] = 128 if k == 1 else 0
+        paths.append(_save(tmp_path / f"{k}.png", values))
+    with pytest.warns(UserWarning, match=r"1\.png: .*levels 0, 128, 255\) in 1 of 3 masks: .* 255"):
+        maps, classes = _maps(*paths, size_px=64)
+    assert classes == ("foreground",)
+    assert maps.sum(axis=(1, 2)).tolist() == [400, 401, 400]
+
+
+def test_half_is_that_of_the_largest_number_of_all_smoothed_masks(tmp_path):
+    clear = np.zeros((32, 32), dtype=np.uint8)
+    clear[8:24, 8:24] = 255
+    clear[7, 8:24] = 100
+    faint = np.zeros((32, 32), dtype=np.uint8)
+    faint[4, 4] = 90  # what smoothing left of an object
+    paths = [_save(tmp_path / "a.png", clear), _save(tmp_path / "b.png", faint)]
+    with pytest.warns(UserWarning, match="in 2 of 2 masks"):
+        maps, _ = _maps(*paths, size_px=32)
+    assert maps.sum(axis=(1, 2)).tolist() == [256, 0]
+
+
+@pytest.mark.parametrize(
+    "levels", [(128, 255), (64, 128, 192, 255), (50, 250), (1, 200), (40, 41, 42)]
+)
+def test_grey_levels_with_areas_of_their_own_are_classes(tmp_path, levels):
+    values = np.zeros((80, 80), dtype=np.uint8)
+    for k, level in enumerate(levels):  # nested squares: each lies between a smaller and a larger
+        values[10 + 8 * k : 70 - 8 * k, 10 + 8 * k : 70 - 8 * k] = level
+    maps, classes = _maps(_save(tmp_path / "a.png", values), size_px=80)
+    assert classes == tuple(str(level) for level in levels)
+    np.testing.assert_array_equal(np.array((0, *levels))[maps[0]], values)
+
+
+def test_a_ring_between_background_and_a_large_foreground_is_a_class(tmp_path):
+    # as in masks of the optic disc: cup 0, rim 128 (4 pixels wide), all else 255
+    rim = np.where(_disc(400, 40) > 0, 128, 255)
+    values = np.where(_disc(400, 36) > 0, 0, rim)
+    assert 0 < np.count_nonzero(values == 128) < 0.01 * values.size
+    _, classes = _maps(_save(tmp_path / "a.png", values), size_px=100)
+    assert classes == ("128", "255")
+
+
+def test_small_classes_alone_in_their_masks_are_classes(tmp_path):
+    both = np.zeros((64, 64), dtype=np.uint8)
+    both[:40, :40], both[50:54, 50:54] = 255, 128
+    alone = np.zeros((64, 64), dtype=np.uint8)
+    alone[5:8, 5:8] = 128
+    paths = [_save(tmp_path / f"{k}.png", v) for k, v in enumerate((both, alone, alone))]
+    _, classes = _maps(*paths, size_px=64)
+    assert classes == ("128", "255")
+
+
+def test_smoothed_classes_are_refused_with_their_levels(tmp_path):
+    values = np.zeros((80, 80), dtype=np.uint8)
+    values[10:70, 10:70], values[30:50, 30:50] = 255, 128
+    values[9, 10:70] = 77
+    match = r"a\.png: grey levels 0, 77, 128, 255, of which 77 line others as smoothing does; save"
+    with pytest.raises(InputError, match=match):
+        _maps(_save(tmp_path / "a.png", values), size_px=80)
+
+
+def test_smoothed_lines_without_a_core_are_refused(tmp_path):
+    values = np.zeros((40, 40), dtype=np.uint8)
+    values[:, 9:14] = (60, 130, 255, 190, 20)  # more pixels between than at the top
+    with pytest.raises(InputError, match=r"grey levels 0, 20, 60, 130, 190, 255, of which 20, 60"):
+        _maps(_save(tmp_path / "a.png", values), size_px=40)
+
+
+def test_a_photograph_is_no_smoothed_mask(tmp_path):
+    noise = np.random.default_rng(0).normal(120, 60, (64, 64)).clip(0, 255)
+    with pytest.raises(InputError, match=r"grey levels; a mask has two.*\(found 0, 1, .*, 255\)"):
+        _maps(_save(tmp_path / "a.png", noise), size_px=64)
+
+
+def test_usage_of_levels_by_hand():
+    pixels = np.array(
+        [
+            [0, 0, 0, 0, 0],
+            [0, 9, 9, 9, 0],
+            [5, 9, 9, 9, 0],
+            [0, 9, 9, 9, 0],
+            [0, 0, 0, 0, 2],
+        ],
+        dtype=np.uint8,
+    )
+    levels, usage = level_usage(pixels)
+    assert levels == (0, 2, 5, 9)
+    # 2 and 5 touch both 0 and 9; of the nine 9 only the middle one has none but 9 around it
+    assert usage.tolist() == [[14, 0, 0], [1, 1, 0], [1, 1, 0], [9, 0, 1]]
+    # without background nothing is a border of it
+    assert level_usage(pixels + np.uint8(1))[1][:, 1].tolist() == [0, 0, 0, 0]
+    assert level_usage(np.array([[3]], dtype=np.uint8))[1].tolist() == [[1, 0, 0]]
+
+
+def _nifti(path: Path, values: np.ndarray, *, label: bool = False, affine=None) -> Path:
+    image = nib.Nifti1Image(values, np.diag([1, 1, 5, 1]) if affine is None else affine)
+    if label:
+        image.header.set_intent("label")
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("label", [False, True])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
+def test_nifti_masks_may_be_empty_and_say_that_they_are_labels(tmp_path, label, suffix, dtype):
+    empty = np.zeros((8, 8), dtype=dtype)
+    full = empty.copy()
+    full[2:5, 1:3] = 1
+    maps, classes = _maps(
+        _nifti(tmp_path / f"empty{suffix}", empty, label=label),
+        _nifti(tmp_path / f"full{suffix}", full[..., None], label=label),
+        size_px=8,
+    )
+    assert classes == ("foreground",)
+    assert maps.sum(axis=(1, 2)).tolist() == [0, 6]
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (6, 9, 1), (6, 9, 1, 1)])
+def test_a_nifti_mask_is_turned_as_its_image_is(tmp_path, shape):
+    values = np.random.default_rng(0).integers(0, 31, (6, 9)).astype(np.int16)
+    affine = np.array([[0, -2, 0, 5], [1, 0, 0, 7], [0, 0, -3, 1], [0, 0, 0, 1.0]])
+    path = _nifti(tmp_path / "a.nii.gz", values.reshape(shape), affine=affine)
+    (image,) = read_records(path)
+    mask = read_mask(path, size_px=18)
+    assert mask.size == image.size
+    np.testing.assert_array_equal(mask.square, nearest_square(image.pixels, 18))
+
+
+def test_nifti_masks_that_are_no_picture_are_refused(tmp_path):
+    volume = np.zeros((8, 8, 4), dtype=np.uint8)
+    volume[2:5, 2:5] = 1
+    for name, values, number in (("v", volume, 4), ("t", volume[:, :, None], 4)):
+        path = _nifti(tmp_path / f"{name}.nii", values, label=True)
+        with pytest.raises(InputError, match=f"holds {number} slices; a mask is one picture"):
+            read_mask(path, size_px=4)
+    path = _nifti(tmp_path / "f.nii", np.full((8, 8), 0.5, dtype=np.float32))
+    with pytest.raises(InputError, match="holds fractions"):
+        read_mask(path, size_px=4)
+    (tmp_path / "cut.nii").write_bytes(path.read_bytes()[:400])
+    with pytest.raises(InputError, match=r"cut\.nii: damaged or unusual file"):
+        read_mask(tmp_path / "cut.nii", size_px=4)
+    with pytest.raises(InputError, match=r"x\.nii: no such file"):
+        read_mask(tmp_path / "x.nii", size_px=4)
+
+
+def test_a_stack_of_one_filled_page_is_no_picture(tmp_path):
+    pages = [Image.fromarray(_disc(40, radius)) for radius in (0, 12, 0)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(InputError, match="holds 3 slices; a mask is one picture"):
+        read_mask(tmp_path / "a.tif", size_px=4)
 
 
 def test_a_palette_picture_gives_its_indices(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from reference.medical_files import write_dicom
 
 from lvmmed.data.masked import has_only_masks, read_masked
 from lvmmed.types import InputError
@@ -39,6 +40,23 @@ def test_folders_pair_by_name_whatever_the_suffix(tmp_path):
         assert item.masks == (tmp_path / "masks" / f"{item.path.stem}.bmp",)
     assert found.unit == "file"
     assert len(found.warnings) == 2
+
+
+@pytest.mark.parametrize("name", ["IM{}", "1.2.840.{}", "s{}.img"])
+def test_dicom_under_other_names_pairs_with_its_mask_and_tells_its_patient(tmp_path, name):
+    (tmp_path / "images").mkdir()
+    for k in range(20):
+        file = name.format(k)
+        image = np.full((4, 4), k, np.uint16)
+        write_dicom(tmp_path / "images" / file, image, PatientID=f"P{k // 2}")
+        picture(tmp_path / "masks" / f"{file.removesuffix('.img')}.png", 255)
+    found = read_masked(tmp_path)
+    assert {(item.path.name.removesuffix(".img"), item.masks[0].stem) for item in found.items} == {
+        (name.format(k).removesuffix(".img"),) * 2 for k in range(20)
+    }
+    assert found.unit == "patient"
+    splits = {(item.group, item.split) for item in found.items}
+    assert len(splits) == 10
 
 
 @pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "valid", "Testing")])

@@ -9,6 +9,9 @@ import pytest
 
 from lvmmed.data.intensity import to_uint8
 from lvmmed.data.readers import ReadError, read_file, read_records
+from lvmmed.data.salt import salted_key
+from lvmmed.data.volumes import LABEL_MAP
+from lvmmed.files import file_sha256
 from lvmmed.types import Spacing
 
 RNG = np.random.default_rng(0)
@@ -119,11 +122,14 @@ def test_rescaled_ct_is_not_taken_for_hounsfield_units(tmp_path):
     assert to_uint8(record).intensity.startswith("percentile")
 
 
-def test_each_time_of_a_4d_file_is_a_volume(tmp_path):
+def test_all_times_of_a_4d_file_share_one_key_and_are_numbered_on(tmp_path):
+    # time points are near-copies: two keys would let them fall on both sides of a split
     values = np.stack([NOISE, NOISE[::-1]], axis=-1)
+    values[..., 3, 1] = 0
     result = read_file(save(tmp_path / "a.nii.gz", values), salt="s")
-    assert len(result.records) == 18
-    assert len({r.volume_key for r in result.records}) == 2
+    assert len({r.volume_key for r in result.records}) == 1
+    # 9 slices a volume; slice 3 of time 1 would be 9 + 3
+    assert [r.slice_index for r in result.records] == [i for i in range(18) if i != 12]
     assert np.array_equal(result.records[9].pixels, result.records[0].pixels[:, ::-1])
 
 
@@ -133,6 +139,9 @@ def test_a_long_4d_file_is_thinned_and_the_rest_counted(tmp_path):
     assert result.num_left_out == 12
     assert len(result.records) == 16
     assert "4-D file thinned to 8 evenly spaced volumes" in result.records[0].warnings
+    # times 0, 3, 5, 8, 11, 14, 16 and 19 of 20, two slices each
+    numbers = [2 * time + i for time in (0, 3, 5, 8, 11, 14, 16, 19) for i in range(2)]
+    assert [r.slice_index for r in result.records] == numbers
     first, last = result.records[0].pixels, result.records[-2].pixels
     assert np.array_equal(last, first + 19)  # first and last time are among them
 
@@ -197,6 +206,115 @@ def test_label_maps_are_refused_by_header_and_noted_by_content(tmp_path):
     nib.save(image, tmp_path / "said.nii")
     with pytest.raises(ReadError, match="a label map by its header"):
         read_records(tmp_path / "said.nii")
+
+
+def test_the_key_of_a_volume_is_made_of_its_file(tmp_path):
+    path = save(tmp_path / "a.nii", NOISE)
+    expected = salted_key(f"{file_sha256(path)}#0", salt="s", kind="volume")
+    assert {r.volume_key for r in read_records(path, salt="s")} == {expected}
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
+@pytest.mark.parametrize("modality", [None, "CT"])
+def test_a_body_in_constant_air_is_no_label_map(tmp_path, share, modality):
+    x, y = np.mgrid[:128, :128]
+    body = (x - 64) ** 2 + (y - 64) ** 2 < share * 128**2 / np.pi
+    values = np.full((128, 128, 8), -1024, np.int16)
+    values[body] = RNG.normal(40, 20, (body.sum(), 8))
+    records = read_records(save(tmp_path / "a.nii.gz", values), modality=modality)
+    assert LABEL_MAP not in records[0].warnings
+
+
+@pytest.mark.parametrize("background", [0, 255, -1])
+def test_label_maps_are_known_whatever_their_background(tmp_path, background):
+    # twenty labels in patches of 6 x 6: five in six neighbours inside are equal
+    patches = np.kron(np.arange(1, 21).reshape(4, 5), np.ones((6, 6), int))
+    labels = np.full((40, 48, 9), background, np.int16)
+    labels[8:32, 9:39] = patches[..., np.newaxis]
+    path = save(tmp_path / "a.nii", labels)
+    assert read_records(path)[0].warnings == (LABEL_MAP,)
+
+
+@pytest.mark.parametrize("intent", ["displacement vector", "vector", "rgb vector", 2006])
+def test_fields_of_vectors_are_refused_by_their_header(tmp_path, intent):
+    field = RNG.normal(0, 1, (10, 12, 6, 1, 3)).astype(np.float32)
+    image = nib.Nifti1Image(field, np.eye(4))
+    image.header.set_intent(intent)
+    nib.save(image, tmp_path / "warp.nii")
+    code = int(image.header["intent_code"])
+    with pytest.raises(ReadError, match=rf"warp field by its header \(intent code {code}\)"):
+        read_records(tmp_path / "warp.nii")
+
+
+def test_colour_pixels_are_an_image_whatever_the_intent(tmp_path):
+    colour = RNG.integers(0, 256, (6, 7, 5, 3), dtype=np.uint8)
+    packed = colour.view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
+    image = nib.Nifti1Image(packed, np.eye(4))
+    image.header.set_intent("rgb vector")
+    nib.save(image, tmp_path / "a.nii")
+    assert len(read_records(tmp_path / "a.nii")) == 5
+
+
+def rewritten(path, *, pixdim=None, srows=None, sform_code=None, qform_code=None):
+    """Overwrite fields of a NIfTI-1 header where nibabel would keep them in agreement."""
+    data = bytearray(path.read_bytes())
+    if pixdim is not None:
+        data[80:92] = np.array(pixdim, "<f4").tobytes()
+    if srows is not None:
+        data[280:328] = np.array(srows, "<f4").tobytes()
+    for start, code in ((252, qform_code), (254, sform_code)):
+        if code is not None:
+            data[start : start + 2] = np.array(code, "<i2").tobytes()
+    path.write_bytes(data)
+    return path
+
+
+DISAGREE = "NIfTI whose pixdim and affine disagree on the spacing; that of the affine used"
+
+
+def test_the_affine_counts_more_than_pixdim(tmp_path):
+    path = save(tmp_path / "a.nii", NOISE, affine=np.diag([5.0, 1.0, 2.0, 1.0]))
+    before = read_records(path)
+    assert before[0].warnings == ()
+    rewritten(path, pixdim=[1, 1, 1])
+    assert nib.load(path).header.get_zooms() == (1, 1, 1)
+    records = read_records(path)
+    assert len(records) == 10  # sagittal: across the 5 mm of the first axis
+    assert records[0].spacing_mm == Spacing(2.0, 1.0)
+    assert np.array_equal(records[3].pixels, before[3].pixels)
+    assert records[0].warnings == (DISAGREE,)
+    rewritten(path, pixdim=[np.nan, 1, 0])
+    assert read_records(path)[0].spacing_mm == Spacing(2.0, 1.0)
+
+
+def test_pixdim_stays_where_it_agrees_or_the_affine_leads_to_a_template(tmp_path):
+    path = save(tmp_path / "a.nii", NOISE, affine=np.diag([1.0, 1.0, 1.2, 1.0]))
+    record = read_records(rewritten(path, pixdim=[1, 1.01, 1.2]))[0]  # 1 % apart
+    assert record.spacing_mm == pytest.approx((1.01, 1.0))
+    assert record.warnings == ()
+    # sform_code 4 maps to MNI space, which is larger than most heads
+    stretched = save(tmp_path / "b.nii", NOISE, affine=np.diag([1.3, 1.1, 1.2, 1.0]))
+    records = read_records(rewritten(stretched, pixdim=[1, 1, 1], sform_code=4, qform_code=1))
+    assert len(records) == 9
+    assert records[0].spacing_mm == Spacing(1.0, 1.0)
+    assert records[0].warnings == ()
+
+
+def test_an_sform_without_directions_gives_way_to_the_qform(tmp_path):
+    affine = np.array([[0, 2, 0, 5], [-1, 0, 0, 7], [0, 0, 4, 9], [0, 0, 0, 1.0]])
+    image = nib.Nifti1Image(NOISE, affine)
+    image.set_qform(affine, code=1)
+    nib.save(image, tmp_path / "a.nii")
+    before = read_records(tmp_path / "a.nii")
+    for row in (0.0, np.nan):
+        rewritten(tmp_path / "a.nii", srows=[row] * 12, sform_code=1)
+        records = read_records(tmp_path / "a.nii")
+        assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(records, before, strict=True))
+        assert records[0].spacing_mm == before[0].spacing_mm
+        assert records[0].warnings == ("NIfTI whose sform is no valid matrix; qform used",)
+    rewritten(tmp_path / "a.nii", qform_code=0)
+    with pytest.raises(ReadError, match=r"\(sform, qform\) gives no direction to an axis"):
+        read_records(tmp_path / "a.nii")
 
 
 def test_files_without_images_are_refused(tmp_path):

@@ -368,7 +368,7 @@ def test_dicom_files_that_name_no_patient_are_counted(tmp_path):
     rng = np.random.default_rng(0)
     headers = [
         {},  # neither patient nor series
-        {"SeriesInstanceUID": "1.2.3"},  # a series, but of which no slice number is known
+        {"SeriesInstanceUID": "1.2.3"},  # a slice of a series without a number
         {"SeriesInstanceUID": "1.2.3", "InstanceNumber": 4},  # a slice of a volume
         {"PatientID": "MRN-1"},
     ]
@@ -377,7 +377,7 @@ def test_dicom_files_that_name_no_patient_are_counted(tmp_path):
         (tmp_path / "mr").mkdir(exist_ok=True)
         write_dicom(tmp_path / "mr" / f"{number}.dcm", pixels, Modality="MR", **header)
     Image.fromarray(rng.integers(0, 256, (32, 32), dtype=np.uint8)).save(tmp_path / "mr/a.png")
-    said = "2 DICOM files name no patient: splits by patient cannot be made from them"
+    said = "1 DICOM files name no patient: splits by patient cannot be made from them"
     assert said in prepare([str(tmp_path / "mr")], tmp_path / "store", size=24).lines()
     (tmp_path / "list.csv").write_text(
         "path,patient\n" + "".join(f"mr/{number}.dcm,p{number}\n" for number in range(4))
@@ -401,3 +401,52 @@ def test_single_files_of_a_series_get_percentiles_of_their_own(tmp_path):
     assert first != second
     assert "scope=image" in first
     assert len(set(store.column("volume_key"))) == 1
+
+
+def test_a_row_that_the_index_cannot_hold_costs_its_file_alone(tmp_path, monkeypatch):
+    for number in range(3):
+        picture = np.random.default_rng(number).integers(0, 256, (32, 32), dtype=np.uint8)
+        (tmp_path / "set").mkdir(exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / f"set/{number}.png")
+    row_of = parts_module.store_row
+
+    def spoilt(record, **options):
+        row, data = row_of(record, **options)
+        is_bad = record.source.endswith("1.png")
+        return {**row, "slice_index": 2**40 if is_bad else None}, data
+
+    monkeypatch.setattr(parts_module, "store_row", spoilt)
+    summary = prepare([str(tmp_path / "set")], tmp_path / "store", size=24)
+    assert (summary.num_images, summary.num_quarantined) == (2, 1)
+    assert "set/1.png" in (tmp_path / "store/quarantine.csv").read_text()
+
+
+def test_a_folder_that_another_prepare_writes_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    Image.new("RGB", (32, 32), (10, 200, 30)).save(tmp_path / "set/a.png")
+    run = prepare_module.run_parts
+
+    def twice(*words, **options):  # while the first one works, a second one is called
+        with pytest.raises(InputError, match="another prepare writes here"):
+            prepare([str(tmp_path / "set")], tmp_path / "store", size=24)
+        run(*words, **options)
+
+    monkeypatch.setattr(prepare_module, "run_parts", twice)
+    assert prepare([str(tmp_path / "set")], tmp_path / "store", size=24).num_images == 1
+    assert not (tmp_path / "store/.parts").exists()
+
+
+def test_a_folder_that_cannot_be_listed_stands_in_the_quarantine(tmp_path, monkeypatch):
+    (tmp_path / "set/closed").mkdir(parents=True)
+    Image.new("RGB", (32, 32), (10, 200, 30)).save(tmp_path / "set/a.png")
+    expand = prepare_module.expand_sources
+
+    def expanded(*words):
+        plan = expand(*words)
+        plan.unread_folders.append(("set/closed", "folder cannot be read (Permission denied)"))
+        return plan
+
+    monkeypatch.setattr(prepare_module, "expand_sources", expanded)
+    summary = prepare([str(tmp_path / "set")], tmp_path / "store", size=24)
+    assert summary.num_quarantined == 1
+    assert "set/closed,folder cannot be read" in (tmp_path / "store/quarantine.csv").read_text()

@@ -101,6 +101,15 @@ def test_a_tiff_of_several_pages_is_a_volume(tmp_path):
     assert len({to_uint8(r).intensity for r in result.records}) == 1  # limits are shared
 
 
+def test_pages_on_a_white_ground_are_no_label_map(tmp_path):
+    rows, cols = np.mgrid[:128, :128]
+    inside = (rows - 64) ** 2 + (cols - 64) ** 2 < 25**2  # 12 % of the page
+    pages = np.full((20, 128, 128), 255, np.uint8)
+    pages[:, inside] = RNG.normal(120, 30, (20, inside.sum())).clip(0, 254)
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack")
+    assert read_file(tmp_path / "a.tif").warnings == ()
+
+
 def test_pages_of_another_size_are_counted(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(GREY)

@@ -1,4 +1,6 @@
+import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +56,45 @@ def test_formats_that_are_not_read_are_kept_to_be_named(tmp_path):
     for source in ("set", "set/*"):
         plan = expand(tmp_path / source)
         assert (names(plan), plan.num_other_names) == (found, 2)
+
+
+def test_dicom_is_known_by_its_content_whatever_its_name(tmp_path):
+    for name in ("1.3.12.2.0-0", "slice.img", "scan.dic", "IM_1.DCM~", "DICOMDIR"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        write_dicom(tmp_path / "set" / name, np.ones((8, 8), np.uint16))
+    (tmp_path / "set/other.img").write_bytes(bytes(400))
+    for source in ("set", "set/*"):
+        plan = expand(tmp_path / source)
+        found = ["set/1.3.12.2.0-0", "set/IM_1.DCM~", "set/scan.dic", "set/slice.img"]
+        assert (names(plan), plan.num_other_names) == (found, 2)
+
+
+def test_names_that_are_not_utf8_are_written_as_escapes(tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    picture(Path(folder) / "a.png")
+    for source in (folder, f"{folder}/a.png", f"{folder}/*.png"):
+        (task,) = expand(source).tasks
+        assert task.source.encode("utf-8").endswith(b"a.png")
+        assert task.dataset == "caf\\udce9"
+
+
+def test_folders_that_cannot_be_listed_are_named(tmp_path, monkeypatch):
+    picture(tmp_path / "set/a.png")
+    (tmp_path / "set/in/closed").mkdir(parents=True)
+    listed = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    plan = expand(tmp_path / "set")
+    assert names(plan) == ["set/a.png"]
+    ((folder, reason),) = plan.unread_folders
+    assert (folder, "Permission denied" in reason) == ("set/in/closed", True)
+    with pytest.raises(InputError, match=r"no readable image in it; .*Permission denied"):
+        expand(tmp_path / "set/in")
 
 
 def test_stores_inside_a_folder_are_passed_over(tmp_path):

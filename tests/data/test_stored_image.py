@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from lvmmed.data.stored_image import resize_short_side, store_row
-from lvmmed.types import ImageRecord, InputError
+from lvmmed.types import ImageRecord, InputError, Spacing
 
 RNG = np.random.default_rng(0)
 
@@ -70,3 +70,44 @@ def test_images_that_teach_nothing_are_refused(shape, message):
     record = ImageRecord(pixels=np.zeros(shape, np.uint8), source="a.png")
     with pytest.raises(InputError, match=message):
         store_row(record, size=32, dataset="d", sha256="")
+
+
+@pytest.mark.parametrize(("row_mm", "col_mm"), [(2.0, 1.0), (1.0, 2.0)])
+def test_a_circle_in_millimetres_is_stored_as_a_circle(row_mm, col_mm):
+    # 64 x 64 mm with a disk of radius 25 mm; at one pixel a millimetre it is 50 px wide and high
+    height, width = round(64 / row_mm), round(64 / col_mm)
+    y = (np.arange(height) + 0.5) * row_mm - 32
+    x = (np.arange(width) + 0.5) * col_mm - 32
+    disk = (np.hypot(*np.meshgrid(y, x, indexing="ij")) < 25) * np.uint8(200)
+    record = ImageRecord(pixels=disk, source="a.dcm", spacing_mm=Spacing(row_mm, col_mm))
+    row, data = store_row(record, size=64, dataset="d", sha256="")
+    stored = np.frombuffer(data, np.uint8).reshape(row["height_px"], row["width_px"]) > 100
+    assert stored.shape == (64, 64)
+    assert abs(int(stored.any(0).sum()) - 50) <= 2
+    assert abs(int(stored.any(1).sum()) - 50) <= 2
+    assert abs(int(stored.sum()) - np.pi * 25**2) < 40
+    assert row["warnings"] == ["pixels that are not square made square"]
+
+
+@pytest.mark.parametrize("spacing", [None, Spacing(0.7, 0.7), Spacing(1.0, 1.05)])
+def test_pixels_that_are_nearly_square_are_stored_as_before(spacing):
+    pixels = RNG.integers(0, 256, (40, 60), dtype=np.uint8)
+    record = ImageRecord(pixels=pixels, source="a.png", spacing_mm=spacing)
+    row, data = store_row(record, size=32, dataset="d", sha256="")
+    expected = Image.fromarray(pixels).resize((48, 32), Image.Resampling.BICUBIC)
+    assert data == np.asarray(expected).tobytes()
+    assert row["warnings"] == []
+
+
+def test_the_longest_side_is_measured_in_square_pixels():
+    pixels = np.zeros((10, 30), np.uint8)
+    with pytest.raises(InputError, match="60 x 10 pixels once made square by the spacing"):
+        store_row(
+            ImageRecord(pixels=pixels, source="a.dcm", spacing_mm=Spacing(1.0, 2.0)),
+            size=32, dataset="d", sha256="",
+        )  # fmt: skip
+    strip = ImageRecord(
+        pixels=np.zeros((10, 80), np.uint8), source="a.dcm", spacing_mm=Spacing(4.0, 1.0)
+    )
+    row, _ = store_row(strip, size=32, dataset="d", sha256="")  # 40 x 80 mm
+    assert (row["height_px"], row["width_px"]) == (32, 64)

@@ -56,3 +56,12 @@ def test_training_on_a_gpu_does_not_wait():
         move_to_fake_gpu(norm)
         with NoCopies(allows_uploads=True):
             assert norm(torch.empty(2, 4, 3, 3, device="cuda")).shape == (2, 4, 3, 3)
+
+
+def test_the_backward_pass_keeps_the_input_and_no_copy_in_single_precision(generator):
+    shared = share_batch_norm(torch.nn.BatchNorm2d(4))
+    images = torch.randn(4, 4, 16, 16, generator=generator).bfloat16().requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda x: x):
+        shared(images)
+    assert [one.dtype for one in kept if one.numel() == images.numel()] == [torch.bfloat16]

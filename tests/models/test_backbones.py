@@ -10,11 +10,11 @@ from lvmmed.models.backbones import (
     BACKBONES,
     build_backbone,
     default_size_px,
-    fit_positions,
     is_timm_name,
     size_refusal,
 )
 from lvmmed.models.initialization import seeded
+from lvmmed.models.position_embeddings import fit_positions
 from lvmmed.types import InputError
 
 QUICK = {"resnet18", "vit_tiny_patch16_224", "tf_efficientnet_lite0", "convnext_atto"}
@@ -127,11 +127,21 @@ def test_the_sam_encoder_gives_the_tokens_before_its_neck(generator):
     assert torch.equal(features.map.permute(0, 2, 3, 1), seen[0])
 
 
+def test_a_map_after_a_norm_in_single_precision_is_known_to_come_from_half(generator):
+    backbone = build_backbone("vit_tiny_patch16_224", size_px=32, generator=generator)
+    images = torch.zeros(1, 3, 32, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = backbone(images)
+    assert (features.map.dtype, features.is_half) == (torch.float32, True)
+    assert not backbone(images).is_half
+
+
 def test_under_autocast_the_pooled_vector_stays_in_single_precision(generator):
     backbone = build_backbone("resnet18", size_px=64, generator=generator)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = backbone(_images(generator))
     assert features.map.dtype == torch.bfloat16
+    assert features.is_half
     assert features.pooled.dtype == torch.float32
 
 

@@ -168,7 +168,8 @@ def shadow_gpu(monkeypatch):
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "device_count", lambda: 1)
         patch.setattr(torch.cuda, "get_device_name", lambda _: "shadow of the processor")
-        patch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+        patch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+        patch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
         for check in CAPTURE_CHECKS:
             patch.setattr(torch.optim.Optimizer, check, lambda _: None, raising=False)
         # nothing can be recorded: the solver runs kernel by kernel

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lvmmed.config import TrainConfig, build_config, validated
 from lvmmed.matching.affinity import global_affinity, local_affinity
 from lvmmed.matching.graph import knn_graph
 from lvmmed.models.backbones import Features
+from lvmmed.ssl import lvm_med
 from lvmmed.ssl.lvm_med import LvmMed
 from lvmmed.ssl.lvm_med_config import PAPER_LITERAL, LvmMedConfig
 from lvmmed.types import InputError
@@ -616,3 +618,19 @@ def test_without_the_matching_of_the_whole_batch_it_has_no_figures(views):
     figures = method.diagnostics(some, features, step=0, generator=torch.Generator().manual_seed(0))
     assert "batch_accuracy" not in figures
     assert "batch_accuracy_perturbed" not in _run(method, some, features).metrics
+
+
+@pytest.mark.parametrize("is_half", [False, True])
+def test_every_partition_knows_that_maps_come_from_half_precision(views, monkeypatch, is_half):
+    """On a GPU that decides about tensor cores."""
+    told = []
+    compare = lvm_med.compare_directions
+
+    def compared(view_s, view_t, **options):
+        told.append((view_s.is_half, view_t.is_half))
+        return compare(view_s, view_t, **options)
+
+    monkeypatch.setattr(lvm_med, "compare_directions", compared)
+    method = _method()
+    _run(method, views, [replace(one, is_half=is_half) for one in _features(len(views[0]))])
+    assert told == [(is_half, is_half)] * method.config.partitions

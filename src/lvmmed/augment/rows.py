@@ -1,11 +1,13 @@
 """Frozen dataclasses that hold tensors with one row an image: select rows, change device."""
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from lvmmed.uploads import upload
 
 BundleT = TypeVar("BundleT")
 
@@ -24,21 +26,17 @@ def select_rows(bundle: BundleT, rows: slice | Tensor) -> BundleT:
 
 
 def move(bundle: BundleT, device: torch.device | str) -> BundleT:
-    """Copy every tensor to a device.
-
-    Copies to a GPU do not wait: from pinned memory they overlap with work on the host.
-    """
-    is_upload = torch.device(device).type == "cuda"
-    return map_tensors(bundle, lambda tensor: tensor.to(device, non_blocking=is_upload))
+    """Copy every tensor to a device; copies to a GPU do not wait."""
+    return map_tensors(bundle, lambda tensor: upload(tensor, device))
 
 
 def map_tensors(bundle: BundleT, function: Callable[[Tensor], Tensor]) -> BundleT:
-    """Build the same dataclass with a function applied to every tensor in it; None stays None."""
+    """Build the same dataclass with a function applied to every tensor in it; all else stays."""
     changed: dict[str, Any] = {}
     for field in fields(cast(Any, bundle)):
         value = getattr(bundle, field.name)
-        if value is None:
-            continue
-        is_tensor = isinstance(value, Tensor)
-        changed[field.name] = function(value) if is_tensor else map_tensors(value, function)
+        if isinstance(value, Tensor):
+            changed[field.name] = function(value)
+        elif is_dataclass(value):
+            changed[field.name] = map_tensors(value, function)
     return cast(BundleT, replace(cast(Any, bundle), **changed))

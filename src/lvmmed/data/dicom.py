@@ -1,27 +1,49 @@
-"""Headers of DICOM images: modality, geometry, rescaling, windows, keys; no decoding.
+"""Headers of DICOM images: modality, geometry, rescaling, windows, palettes, keys; no decoding.
 
 Letters used in shapes:
     F, H, W: frames, rows, columns; C: three channels, if any.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Shaped, UInt8
+from pydicom.pixels.processing import apply_color_lut
 
+from lvmmed.data.dicom_header import (
+    functional_group,
+    is_inverted,
+    look_up,
+    look_up_table,
+    numbers_of,
+    pixel_spacing,
+    rescale_unit,
+    slice_number,
+    whole_number,
+)
 from lvmmed.data.intensity import (
     HIGH_PERCENT,
     LOW_PERCENT,
     SOFT_TISSUE_HU,
     IntensityPolicy,
+    finite_limits,
+    grey_levels,
+    policy_limits,
 )
 from lvmmed.data.raster import grey_if_equal, narrowed
 from lvmmed.data.records import ReadOptions, ReadResult, SourceRecord
 from lvmmed.data.salt import salted_key
-from lvmmed.data.volumes import VolumeInfo, slices_result, volume_policy
-from lvmmed.types import Spacing
+from lvmmed.data.slices import empty_slices
+from lvmmed.data.volumes import (
+    MIN_GREYS,
+    VolumeInfo,
+    shows_nothing,
+    slices_result,
+    volume_percentiles,
+    volume_policy,
+)
 
 DICOM_MODALITIES = {
     "CT": "CT",
@@ -61,8 +83,11 @@ _NO_IMAGES = {
     "REG": "a DICOM registration, not an image",
 }
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
-MONOCHROME1 = "MONOCHROME1"
+PALETTE = "PALETTE COLOR"
 BURNED_IN = "the header says that text is burned into the pixels"
+WINDOW_MISSES = "window of the header misses the data and was not used"
+EMPTY_CT = "CT slice that shows nothing in the soft-tissue window"
+_MAYBE_HU = ("HU", "US")
 
 
 def why_no_image(dataset: Any) -> str | None:
@@ -76,6 +101,23 @@ def why_no_image(dataset: Any) -> str | None:
         return "a tiled whole-slide DICOM, which is not read yet; export regions as TIFF or PNG"
     missing = [n for n in ("Rows", "Columns", "PhotometricInterpretation") if n not in dataset]
     return f"DICOM header lacks {', '.join(missing)}" if missing else None
+
+
+def palette_colours(
+    dataset: Any, indices: Shaped[np.ndarray, "*shape"]
+) -> UInt8[np.ndarray, "*shape C"]:
+    """Look up the colours of palette pixels, in 8 bits.
+
+    Entries of 16 bits are divided by 257, so that 65535 becomes 255; unless no entry is above 255,
+    as where 8-bit entries lie in 16 bits each.
+    """
+    colours: np.ndarray = apply_color_lut(indices, dataset)
+    if colours.dtype == np.uint8:
+        return colours
+    count, first, _ = dataset.RedPaletteColorLookupTableDescriptor
+    table = apply_color_lut(np.arange(first, first + (count or 65_536)), dataset)
+    divisor = 257 if table.max() > 255 else 1
+    return np.rint(colours / divisor).astype(np.uint8)
 
 
 def dicom_result(
@@ -102,9 +144,12 @@ def dicom_result(
         patient_key=salted_key(dataset.get("PatientID"), salt=options.salt, kind="patient"),
         study_key=salted_key(dataset.get("StudyInstanceUID"), salt=options.salt, kind="study"),
         series_key=salted_key(dataset.get("SeriesInstanceUID"), salt=options.salt, kind="series"),
+        is_image=word is not None,
     )
     burned = (BURNED_IN,) if str(dataset.get("BurnedInAnnotation", "")) == "YES" else ()
     if pixels.ndim == 4:
+        if dataset.PhotometricInterpretation == PALETTE and len(pixels) > 1:
+            info = replace(info, policy=IntensityPolicy(kind="none"))
         return _colour_result(pixels, info).with_warnings(burned)
     values, notes = modality_values(dataset, pixels)
     policy, values, more = header_policy(dataset, values, modality=modality)
@@ -120,6 +165,7 @@ def dicom_result(
 def _colour_result(pixels: Shaped[np.ndarray, "F H W C"], info: VolumeInfo) -> ReadResult:
     if len(pixels) > 1:
         return slices_result(pixels, info)
+    info = replace(info, volume_key=None)
     return ReadResult(records=(_record(narrowed(grey_if_equal(pixels[0])), info, None),))
 
 
@@ -127,10 +173,17 @@ def _single(dataset: Any, values: Shaped[np.ndarray, "H W"], info: VolumeInfo) -
     number = None
     if info.modality in SERIES_OF_SLICES and info.series_key is not None:
         info = replace(info, volume_key=info.series_key)
-        number = _whole(dataset.get("InstanceNumber"))
+        number = slice_number(dataset)
     else:
         info = replace(info, volume_key=None)
-    return ReadResult(records=(_record(values, info, number),))
+    policy = info.policy
+    is_empty = policy is not None and policy.kind == "window" and _is_empty(values, policy)
+    result = ReadResult(records=(_record(values, info, number),))
+    return result.with_warnings((EMPTY_CT,) if is_empty else ())
+
+
+def _is_empty(values: Shaped[np.ndarray, "H W"], policy: IntensityPolicy) -> bool:
+    return bool(empty_slices(values[np.newaxis], policy_limits(policy))[0])
 
 
 def _record(
@@ -144,30 +197,10 @@ def _record(
         patient_key=info.patient_key,
         study_key=info.study_key,
         series_key=info.series_key,
-        volume_key=info.volume_key if slice_index is not None else None,
+        volume_key=info.volume_key,
         slice_index=slice_index,
         policy=info.policy,
     )
-
-
-def is_inverted(dataset: Any) -> bool:
-    """Whether small values are bright (MONOCHROME1)."""
-    return bool(dataset.PhotometricInterpretation == MONOCHROME1)
-
-
-def pixel_spacing(dataset: Any) -> Spacing | None:
-    """Spacing from PixelSpacing, per-frame pixel measures, or the detector (ImagerPixelSpacing)."""
-    measures = _functional(dataset, 0, "PixelMeasuresSequence")
-    for holder, name in (
-        (dataset, "PixelSpacing"),
-        (measures, "PixelSpacing"),
-        (dataset, "ImagerPixelSpacing"),
-        (dataset, "NominalScannedPixelSpacing"),
-    ):
-        pair = _numbers(holder.get(name)) if holder is not None else []
-        if len(pair) == 2 and min(pair) > 0:
-            return Spacing(pair[0], pair[1])
-    return None
 
 
 def modality_values(
@@ -179,9 +212,9 @@ def modality_values(
     """
     notes: list[str] = []
     padding = _padding_mask(dataset, pixels)
-    table = _lut(dataset.get("ModalityLUTSequence"))
+    table = look_up_table(dataset.get("ModalityLUTSequence"))
     if table is not None:
-        values: np.ndarray = _look_up(pixels, *table[:2])
+        values: np.ndarray = look_up(pixels, *table[:2])
     else:
         values = _rescaled(dataset, pixels)
     if padding is not None and padding.any() and not padding.all():
@@ -195,12 +228,12 @@ def modality_values(
 def _padding_mask(
     dataset: Any, pixels: Shaped[np.ndarray, "F H W"]
 ) -> Shaped[np.ndarray, "F H W"] | None:
-    value = _whole(dataset.get("PixelPaddingValue"))
+    value = whole_number(dataset.get("PixelPaddingValue"))
     if value is None or pixels.dtype.kind not in "iu":
         return None
     if value >= 1 << 15 and pixels.dtype.kind == "i":
         value -= 1 << 16
-    limit = _whole(dataset.get("PixelPaddingRangeLimit"))
+    limit = whole_number(dataset.get("PixelPaddingRangeLimit"))
     if limit is None:
         return np.asarray(pixels == value)
     return np.asarray((pixels >= min(value, limit)) & (pixels <= max(value, limit)))
@@ -221,10 +254,10 @@ def _rescaled(dataset: Any, pixels: Shaped[np.ndarray, "F H W"]) -> Shaped[np.nd
 
 
 def _slope_intercept(dataset: Any, frame: int) -> tuple[float, float]:
-    holder = _functional(dataset, frame, "PixelValueTransformationSequence")
+    holder = functional_group(dataset, frame, "PixelValueTransformationSequence")
     holder = dataset if holder is None else holder
-    slope = _numbers(holder.get("RescaleSlope"))
-    intercept = _numbers(holder.get("RescaleIntercept"))
+    slope = numbers_of(holder.get("RescaleSlope"))
+    intercept = numbers_of(holder.get("RescaleIntercept"))
     return (slope or [1.0])[0], (intercept or [0.0])[0]
 
 
@@ -236,7 +269,7 @@ def header_policy(
     CT in Hounsfield units gets the soft-tissue window whatever the header's windows are, so that
     CT looks alike over scanners and series. MRI gets percentiles: its units are arbitrary and
     windows of the header differ between slices. All else follows the header's VOI table or first
-    window, then 8-bit values stay, then percentiles.
+    window unless that misses the data, then 8-bit values stay, then percentiles.
 
     Args:
         dataset: header.
@@ -247,42 +280,68 @@ def header_policy(
         The policy, the values (through the VOI table if there is one), and warnings.
     """
     invert = is_inverted(dataset)
-    scope = "image" if len(values) == 1 else "volume"
+    notes: list[str] = []
     if modality == "CT" and _is_hounsfield(dataset):
         center, width = SOFT_TISSUE_HU
         policy = IntensityPolicy(kind="window", center=center, width=width, invert=invert)
         return policy, values, []
     if modality not in ("CT", "MRI"):
-        table = _lut(dataset.get("VOILUTSequence"))
-        if table is not None:
-            policy = IntensityPolicy(
-                kind="voi", function="lut", from_value=0, to_value=table[2], invert=invert
-            )
-            return policy, _look_up(values, *table[:2]), ["VOI table of the header applied"]
-        window = _window(dataset, invert=invert)
-        if window is not None:
-            return window, values, []
+        for policy, shown, note in _header_views(dataset, values, invert=invert):
+            if not _misses(values, shown, policy):
+                return policy, shown, [*notes, *note]
+            notes = [WINDOW_MISSES]
     if values.dtype == np.uint8:
-        return IntensityPolicy(kind="none", invert=invert), values, []
-    if scope == "volume":
-        return None, values, []
+        return IntensityPolicy(kind="none", invert=invert), values, notes
+    if len(values) > 1:
+        is_other = modality == "CT" and rescale_unit(dataset) not in _MAYBE_HU
+        return volume_percentiles(values) if is_other else None, values, notes
     policy = IntensityPolicy(
         kind="percentile", low=LOW_PERCENT, high=HIGH_PERCENT, scope="image", invert=invert
     )
-    return policy, values, []
+    return policy, values, notes
+
+
+def _header_views(
+    dataset: Any, values: Shaped[np.ndarray, "F H W"], *, invert: bool
+) -> Iterator[tuple[IntensityPolicy, Shaped[np.ndarray, "F H W"], list[str]]]:
+    """Give what the header offers, best first: policy, values to apply it to, and notes."""
+    table = look_up_table(dataset.get("VOILUTSequence"))
+    if table is not None:
+        policy = IntensityPolicy(
+            kind="voi", function="lut", from_value=0, to_value=table[2], invert=invert
+        )
+        yield policy, look_up(values, *table[:2]), ["VOI table of the header applied"]
+    window = _window(dataset, invert=invert)
+    if window is not None:
+        yield window, values, []
+
+
+def _misses(
+    values: Shaped[np.ndarray, "F H W"], shown: Shaped[np.ndarray, "F H W"], policy: IntensityPolicy
+) -> bool:
+    """Whether values are nearly one grey, or empty in all frames, under a policy alone.
+
+    Not where they differ as little without it: 8-bit values would stay as they are.
+    """
+    low, high = finite_limits(values)
+    if low == high or (values.dtype == np.uint8 and high - low < MIN_GREYS):
+        return False
+    if np.ptp(np.stack([grey_levels(frame, policy) for frame in shown])) < MIN_GREYS:
+        return True
+    return len(values) > 1 and bool(shows_nothing(shown, policy).all())
 
 
 def _is_hounsfield(dataset: Any) -> bool:
-    kind = str(dataset.get("RescaleType", "") or "HU").upper()
-    transform = _functional(dataset, 0, "PixelValueTransformationSequence")
+    transform = functional_group(dataset, 0, "PixelValueTransformationSequence")
     has_slope = "RescaleSlope" in dataset or transform is not None
-    return has_slope and kind in ("HU", "US") and dataset.get("BitsStored", 16) > 8
+    is_deep = dataset.get("BitsStored", 16) > 8
+    return has_slope and rescale_unit(dataset) in _MAYBE_HU and is_deep
 
 
 def _window(dataset: Any, *, invert: bool) -> IntensityPolicy | None:
-    holder = _functional(dataset, 0, "FrameVOILUTSequence")
+    holder = functional_group(dataset, 0, "FrameVOILUTSequence")
     holder = dataset if holder is None else holder
-    center, width = _numbers(holder.get("WindowCenter")), _numbers(holder.get("WindowWidth"))
+    center, width = numbers_of(holder.get("WindowCenter")), numbers_of(holder.get("WindowWidth"))
     if not center or not width or width[0] <= 0:
         return None
     name = str(holder.get("VOILUTFunction", "") or "LINEAR").lower()
@@ -294,49 +353,3 @@ def _window(dataset: Any, *, invert: bool) -> IntensityPolicy | None:
         function=function,  # type: ignore[arg-type]
         invert=invert,
     )
-
-
-def _functional(dataset: Any, frame: int, name: str) -> Any | None:
-    """First item of a functional group of a frame, or of the groups that all frames share."""
-    groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    shared = dataset.get("SharedFunctionalGroupsSequence") or []
-    for holder in (*groups[frame : frame + 1], *shared[:1]):
-        items = holder.get(name)
-        if items:
-            return items[0]
-    return None
-
-
-def _lut(sequence: Any) -> tuple[np.ndarray, int, float] | None:
-    """Table, first value mapped, and largest output of a DICOM look-up table."""
-    if not sequence or "LUTData" not in sequence[0]:
-        return None
-    count, first, bits = (int(v) for v in sequence[0].LUTDescriptor)
-    data = sequence[0].LUTData
-    if isinstance(data, bytes):
-        data = np.frombuffer(data, dtype="<u2")
-    table = np.asarray(data, dtype=np.int64).reshape(-1)[: count or 65_536]
-    return table, first, float((1 << bits) - 1)
-
-
-def _look_up(
-    values: Shaped[np.ndarray, "F H W"], table: np.ndarray, first: int
-) -> Shaped[np.ndarray, "F H W"]:
-    index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
-    return narrowed(table[index])
-
-
-def _numbers(value: Any) -> list[float]:
-    """Numbers of a header element that may be absent, single, multiple or no number at all."""
-    if value is None or value == "":
-        return []
-    items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    try:
-        return [float(item) for item in items]
-    except (TypeError, ValueError):
-        return []
-
-
-def _whole(value: Any) -> int | None:
-    numbers = _numbers(value)
-    return int(numbers[0]) if numbers else None

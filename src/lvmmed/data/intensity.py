@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, cast, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float32, Shaped, UInt8
+from jaxtyping import Float32, Shaped, UInt8
 
 from lvmmed.types import ImageRecord, InputError
 
@@ -23,6 +23,7 @@ HIGH_PERCENT = 99.5
 SOFT_TISSUE_HU = (40.0, 400.0)
 """Center and width of the default CT window, -160 to 240 Hounsfield units (soft tissue)."""
 
+NO_CONTRAST = "image without contrast"
 MAX_SAMPLES = 4_000_000
 """Percentiles of larger arrays are taken over every n-th value."""
 
@@ -210,7 +211,8 @@ def to_uint8(record: ImageRecord, policy: IntensityPolicy | None = None) -> Imag
     """Apply an intensity policy to a raw record.
 
     NaN becomes the lower limit, infinities the limit on their side; an image without contrast
-    between the limits of its own measurement becomes zeros. Both are said in `warnings`.
+    between the limits of its own measurement becomes zeros. Both are said in `warnings`, and so is
+    every other image that becomes one grey.
 
     Args:
         record: pixels in the units of the file, `intensity` "raw".
@@ -236,18 +238,13 @@ def to_uint8(record: ImageRecord, policy: IntensityPolicy | None = None) -> Imag
                 f"{record.source}: intensity policy none needs 8-bit pixels, got "
                 f"{record.pixels.dtype}; use percentile, window or minmax"
             )
-        out = record.pixels
-        if out.min() == out.max():
-            notes.append("image without contrast")
     else:
         policy = _measured(record.pixels, policy)
-        values = record.pixels.astype(np.float32)
-        bad = ~np.isfinite(values)
-        if bad.any():
+        if not np.isfinite(record.pixels).all():
             notes.append("NaN or infinite values replaced")
-        out, is_flat = _scaled(values, bad, policy)
-        if is_flat:
-            notes.append("image without contrast")
+    out = grey_levels(record.pixels, policy)
+    if out.min() == out.max():
+        notes.append(NO_CONTRAST)
     if policy.invert:
         out = 255 - out
     return replace(
@@ -284,12 +281,23 @@ def policy_limits(policy: IntensityPolicy) -> tuple[float, float]:
     return policy.center - policy.width / 2, policy.center + policy.width / 2
 
 
-def _scaled(
-    values: Float32[np.ndarray, "*shape"], bad: Bool[np.ndarray, "*shape"], policy: IntensityPolicy
-) -> tuple[UInt8[np.ndarray, "*shape"], bool]:
-    """Scale to 0..255; the flag says that measured limits coincide, which gives zeros."""
+def grey_levels(
+    pixels: Shaped[np.ndarray, "*shape"], policy: IntensityPolicy
+) -> UInt8[np.ndarray, "*shape"]:
+    """Scale values to 0..255 by a policy whose limits are known.
+
+    Args:
+        pixels: numbers of any real type; for `none` uint8, which are given back as they are.
+        policy: how; `invert` is left to the caller.
+
+    Returns:
+        Grey levels; zeros where measured limits coincide.
+    """
+    if policy.kind == "none":
+        return pixels
     lower, upper = policy_limits(policy)
-    if bad.any():
+    values: Float32[np.ndarray, "*shape"] = pixels.astype(np.float32)
+    if not np.isfinite(values).all():
         values = np.nan_to_num(values, nan=lower, posinf=upper, neginf=lower)
     if policy.function == "sigmoid":
         assert policy.center is not None
@@ -300,6 +308,6 @@ def _scaled(
     elif policy.kind in ("window", "voi"):
         share = (values > upper).astype(np.float32)  # a window of no width is a threshold
     else:
-        return np.zeros(values.shape, np.uint8), True
-    grey = np.clip(share * 255 + 0.5, 0, 255.5).astype(np.uint8)
-    return grey, False
+        return np.zeros(values.shape, np.uint8)
+    grey: UInt8[np.ndarray, "*shape"] = np.clip(share * 255 + 0.5, 0, 255.5).astype(np.uint8)
+    return grey

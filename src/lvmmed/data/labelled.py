@@ -32,7 +32,8 @@ class LabelledItem:
         path: where it lies.
         label: name of its class; "" where pixels are labelled.
         split: train, val, test or test_*.
-        group: patient, or identity of the file where patients are unknown.
+        group: patient as listed; else one name for all files of a patient by their DICOM headers,
+            or identity of the file where patients are unknown.
         masks: files of its mask, parts of one; empty where whole images are labelled.
     """
 
@@ -51,8 +52,8 @@ class LabelledSet:
         root: folder of the list or of the classes.
         items: one a file, sorted by split and path.
         classes: names, sorted.
-        unit: what `group` identifies: "patient" when the list has a group for every file, else
-            "file" (exact copies share one).
+        unit: what `group` identifies: "patient" when the list or a DICOM header names one for
+            every file, else "file" (exact copies share one).
         num_left_out: reason, or name of an unknown split -> number of entries left out.
         fingerprint: sha256 over names, sizes, labels, splits and groups.
         warnings: what a reader of the figures must know: splits made here, groups in two splits.
@@ -85,9 +86,10 @@ class LabelledSet:
 def read_labelled(path: Path, *, seed: int = 0, label_column: str | None = None) -> LabelledSet:
     """Read a labelled set and settle its splits.
 
-    A folder is read by its list (`LIST_NAMES`, the first there is), else as class folders. Where
-    there is no val or no test split, 15 % of train is set aside for it, by group and class;
-    splits whose groups overlap are used as they are, and `warnings` says so.
+    A folder is read by its list (`LIST_NAMES`, the first there is), else as class folders. Patients
+    come from the list, else from DICOM headers. Where there is no val or no test split, 15 % of
+    train is set aside for it, by group and class; splits whose groups overlap are used as they are,
+    and `warnings` says so.
 
     Args:
         path: folder, or list with columns path or file, label, split, patient or group.

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lvmmed.config import did_you_mean
-from lvmmed.data.readers import is_readable_name
+from lvmmed.data.readers import is_dicom_content, is_readable_name, is_unread_name
 from lvmmed.types import InputError
 
 LIST_NAMES = tuple(
@@ -150,7 +150,7 @@ def rows_of_folders(root: Path) -> Rows:
             left_out[split_folder.name] += len(_readable(split_folder, Counter()))
             continue
         if has_splits:
-            loose = [p for p in split_folder.iterdir() if p.is_file() and is_readable_name(p)]
+            loose = [p for p in split_folder.iterdir() if p.is_file() and is_image_file(p)]
             left_out[NO_CLASS] += len(loose)
         for class_folder in _subfolders(split_folder):
             for path in _readable(class_folder, left_out):
@@ -164,15 +164,27 @@ def rows_of_folders(root: Path) -> Rows:
     return Rows(root=root, rows=tuple(rows), num_left_out=+left_out)
 
 
+def is_image_file(path: Path) -> bool:
+    """Whether a file has the name of a readable format, or is DICOM under another name.
+
+    DICOM exports have no suffix, the end of a UID, or any other (.img, .mr, .dic).
+    """
+    if is_readable_name(path):
+        return True
+    if is_unread_name(path) or path.name.upper() == "DICOMDIR":
+        return False
+    return is_dicom_content(path)
+
+
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _readable(folder: Path, left_out: Counter[str]) -> list[Path]:
-    """Files below a folder that are named like images, sorted; the others are counted."""
+    """Files below a folder that are images, sorted; the others are counted."""
     files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
     files = [p for p in files if not any(s.startswith(".") for s in p.relative_to(folder).parts)]
-    readable = [p for p in files if is_readable_name(p)]
+    readable = [p for p in files if is_image_file(p)]
     left_out[OTHER_NAME] += len(files) - len(readable)
     return readable
 

@@ -12,6 +12,7 @@ from lvmmed.data.labelled_rows import (
     NO_LABEL,
     Row,
     Rows,
+    is_image_file,
     listed_path,
     read_table,
     rows_of_list,
@@ -169,19 +170,22 @@ def _pairs(folder: Path) -> tuple[list[tuple[Path, Path]], int]:
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(".") and is_readable_name(path):
-            name = (
-                path.relative_to(folder).with_suffix("")
-                if path.suffix == ".gz"
-                else path.relative_to(folder)
-            )
-            stem = name.with_suffix("").as_posix()
+        if path.is_file() and not path.name.startswith(".") and is_image_file(path):
+            stem = _stem(path.relative_to(folder))
             if stem in found:
                 raise InputError(
                     f"{path}: {found[stem].name!r} has the same name but for its suffix; keep one"
                 )
             found[stem] = path
     return found
+
+
+def _stem(file: Path) -> str:
+    """Name of an image or mask without its suffix; the last number of a UID is none."""
+    if not is_readable_name(file):  # DICOM under another name
+        return file.as_posix() if file.suffix[1:].isdigit() else file.with_suffix("").as_posix()
+    name = file.with_suffix("") if file.suffix == ".gz" else file
+    return name.with_suffix("").as_posix()
 
 
 def _check_splits(path: Path, rows: Sequence[Row]) -> None:

@@ -17,9 +17,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from lvmmed.data.readers import read_file
 from lvmmed.data.records import ReadError, SourceRecord, one_line
 from lvmmed.data.sources import Task
+from lvmmed.data.store import SCHEMA
 from lvmmed.data.stored_image import store_row
 from lvmmed.data.volumes import LABEL_MAP, looks_like_mask
 from lvmmed.processes import end_with_parent
@@ -86,6 +89,7 @@ def write_part(part: Part) -> int:
                 for row, data in _task_rows(task, part, counts, warnings):
                     pixels.write(data)
                     found["rows"].append({**row, "num_bytes": len(data)})
+                pa.RecordBatch.from_pylist(found["rows"][kept:], schema=SCHEMA)  # or it raises
             except Exception as error:  # one file of a million may fail in any way
                 pixels.seek(start)
                 pixels.truncate()

@@ -17,7 +17,7 @@ from lvmmed.data.salt import load_salt, salt_fingerprint
 from lvmmed.data.sheet import store_sheet
 from lvmmed.data.sources import Naming, Plan, expand_sources
 from lvmmed.data.store import Store, StoreWriter
-from lvmmed.files import refuse_unwritable
+from lvmmed.files import locked, refuse_unwritable
 from lvmmed.types import FORMAT_VERSION, InputError
 
 PARTS_FOLDER = ".parts"
@@ -148,9 +148,12 @@ def prepare(
         )
         for number, start in enumerate(range(0, len(plan.tasks), FILES_PER_PART))
     ]
-    _run(parts, workers, progress)
-    store, totals = _merge(parts, plan, out, size=size, salt=salt, is_new=is_new)
-    shutil.rmtree(folder)
+    with locked(
+        folder / "lock", f"{out}: another prepare writes here; wait, or give another --out"
+    ):
+        _run(parts, workers, progress)
+        store, totals = _merge(parts, plan, out, size=size, salt=salt, is_new=is_new)
+        shutil.rmtree(folder)
     return _summary(store, plan, totals)
 
 
@@ -219,7 +222,7 @@ def _merge(
     parts: Sequence[Part], plan: Plan, out: Path, *, size: int, salt: str, is_new: bool
 ) -> tuple[Store, dict[str, Any]]:
     """Join the parts in order into shards and an index; refuse to make a store of nothing."""
-    bad = [(source, LISTED_LABEL) for source in plan.label_maps]
+    bad = [(source, LISTED_LABEL) for source in plan.label_maps] + plan.unread_folders
     counts, warnings = Counter[str](), Counter[str]()
     num_rows = 0
     with closing(StoreWriter(out, size=size, salt_fingerprint=salt_fingerprint(salt))) as writer:

@@ -14,12 +14,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pydicom
-import tifffile
 from jaxtyping import Shaped
 from nibabel.filebasedimages import ImageFileError
-from pydicom.pixels.processing import apply_color_lut
 
 from lvmmed.data import dicom, volumes
+from lvmmed.data.dicom_header import complete_syntax
 from lvmmed.data.raster import OTHER_PAGES, decode_raster, grey_if_equal, narrowed
 from lvmmed.data.records import (
     ReadError,
@@ -155,20 +154,6 @@ def _format_named(name: str) -> Format:
 
 def _read_raster(path: Path, options: ReadOptions) -> ReadResult:
     pages, notes = decode_raster(path)
-    if not pages:
-        return _read_deep_tiff(path, options)
-    return _pages_result(path, pages, options, notes)
-
-
-def _read_deep_tiff(path: Path, options: ReadOptions) -> ReadResult:
-    with tifffile.TiffFile(path) as file:
-        pages = [np.asarray(page.asarray()) for page in file.pages]
-        planar = [p.shape[0] in (3, 4) and p.ndim == 3 and p.shape[2] > 4 for p in pages]
-    pages = [np.moveaxis(p, 0, -1) if flag else p for p, flag in zip(pages, planar, strict=True)]
-    notes = []
-    if any(page.ndim == 3 and page.shape[2] == 4 for page in pages):
-        notes.append("fourth channel left out")
-        pages = [page[..., :3] if page.ndim == 3 else page for page in pages]
     return _pages_result(path, pages, options, notes)
 
 
@@ -209,24 +194,23 @@ def _pages_result(
 def _read_nifti(path: Path, options: ReadOptions) -> ReadResult:
     image = _open_nifti(path)
     header = image.header
-    volumes.check_nifti(path, str(header.get_intent()[0]), image.shape, image.dataobj.dtype)
+    volumes.check_nifti(path, int(header["intent_code"]), image.shape, image.dataobj.dtype)
     shape = (*image.shape, 1) if len(image.shape) == 2 else image.shape
     num_times = int(np.prod(shape[3:], dtype=np.int64))
     times = volumes.spread_times(num_times)
-    orientation = nib.io_orientation(image.affine)
-    spacing, notes = volumes.nifti_spacing(
-        [float(zoom) for zoom in header.get_zooms()],
-        header.get_xyzt_units()[0],
-        has_affine=_has_affine(header),
-    )
+    affine, notes = volumes.nifti_affine(path, image)
+    orientation = nib.io_orientation(affine)
+    spacing, more = volumes.nifti_spacing(header, affine)
+    notes += more
     results = []
     for time in times:
         block = _nifti_block(image, shape, time)
         ras = nib.apply_orientation(block, orientation)
         info = volumes.VolumeInfo(
             source=str(path),
-            volume_key=salted_key(f"{options.sha256}#{time}", salt=options.salt, kind="volume"),
+            volume_key=salted_key(f"{options.sha256}#0", salt=options.salt, kind="volume"),
             modality=options.modality,
+            time=time,
         )
         results.append(volumes.nifti_result(ras, orientation, shape, spacing, info))
     result = volumes.joined(results)
@@ -248,10 +232,6 @@ def _open_nifti(path: Path) -> Any:
     is_second = data[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # NIfTI-2: header of 540 bytes
     kind = nib.Nifti2Image if is_second else nib.Nifti1Image
     return kind.from_bytes(data)
-
-
-def _has_affine(header: Any) -> bool:
-    return int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0
 
 
 def _nifti_block(image: Any, shape: tuple[int, ...], time: int) -> Shaped[np.ndarray, "..."]:
@@ -277,8 +257,10 @@ def _read_dicom(path: Path, options: ReadOptions) -> ReadResult:
     reason = dicom.why_no_image(dataset)
     if reason:
         raise ReadError(path, reason)
+    notes = complete_syntax(dataset)
     pixels = _decode_dicom(path, dataset)
-    return dicom.dicom_result(dataset, pixels, source=str(path), options=options)
+    result = dicom.dicom_result(dataset, pixels, source=str(path), options=options)
+    return result.with_warnings(notes)
 
 
 def _decode_dicom(path: Path, dataset: pydicom.Dataset) -> Shaped[np.ndarray, "..."]:
@@ -291,9 +273,9 @@ def _decode_dicom(path: Path, dataset: pydicom.Dataset) -> Shaped[np.ndarray, ".
         is_missing = "missing dependencies" in str(error)
         detail = "no decoder installed" if is_missing else one_line(str(error), max_chars=100)
         raise ReadError(path, f"pixel data cannot be decoded: {name} ({detail})") from error
-    is_palette = dataset.PhotometricInterpretation == "PALETTE COLOR"
+    is_palette = dataset.PhotometricInterpretation == dicom.PALETTE
     if is_palette:
-        pixels = apply_color_lut(pixels, dataset)
+        pixels = dicom.palette_colours(dataset, pixels)
     is_colour = dataset.get("SamplesPerPixel", 1) > 1 or is_palette
     return pixels if pixels.ndim == 3 + is_colour else pixels[np.newaxis]
 

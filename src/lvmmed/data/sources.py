@@ -53,6 +53,7 @@ class Plan:
         num_other_names: files whose names are of no image format.
         num_repeated: files named more than once.
         label_maps: rows of lists that say themselves to be label maps.
+        unread_folders: folders that cannot be listed, with the reason.
     """
 
     tasks: list[Task] = field(default_factory=list)
@@ -60,6 +61,7 @@ class Plan:
     num_other_names: int = 0
     num_repeated: int = 0
     label_maps: list[str] = field(default_factory=list)
+    unread_folders: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,9 +109,10 @@ def expand_sources(sources: Sequence[str], naming: Naming) -> Plan:
             seen.add(task.path)
             plan.tasks.append(task)
         if len(plan.tasks) + plan.num_repeated == before:
+            unread = "".join(f", {name}: {reason}" for name, reason in plan.unread_folders[:1])
             raise InputError(
                 f"{text}: no readable image in it; readable are PNG, JPEG, BMP, TIFF, DICOM and "
-                f"NIfTI files ({plan.num_other_names} files of other kinds seen)"
+                f"NIfTI files ({plan.num_other_names} files of other kinds seen{unread})"
             )
     return plan
 
@@ -142,7 +145,7 @@ def _file_task(path: Path, naming: Naming) -> Task:
     return Task(
         path=os.path.abspath(path),  # noqa: PTH100  (no symlinks resolved, no check)
         source=_utf8(f"{folder}/{path.name}"),
-        dataset=naming.dataset or folder,
+        dataset=naming.dataset or _utf8(folder),
         modality=modality_word(naming.modality),
         is_listed=True,
     )
@@ -152,22 +155,28 @@ def _from_folder(folder: Path, naming: Naming, plan: Plan) -> Iterator[Task]:
     root = folder.absolute()
     name = root.resolve().name or "root"
     modality = modality_word(naming.modality)
-    for path in _walk(root, plan):
+    for path in _walk(root, name, plan):
         if _is_image(path):
             yield Task(
                 path=str(path),
                 source=_utf8(f"{name}/{path.relative_to(root).as_posix()}"),
-                dataset=naming.dataset or name,
+                dataset=naming.dataset or _utf8(name),
                 modality=modality,
             )
         else:
             plan.num_other_names += 1
 
 
-def _walk(root: Path, plan: Plan) -> Iterator[Path]:
+def _walk(root: Path, name: str, plan: Plan) -> Iterator[Path]:
     """Files below a folder, sorted; links to folders are followed once, stores are passed over."""
     visited: set[str] = set()
-    for here, folders, files in os.walk(root, followlinks=True):
+
+    def keep(error: OSError) -> None:
+        folder = Path(name, os.path.relpath(error.filename, root)).as_posix()
+        reason = f"folder cannot be read ({error.strerror}); its files are missing"
+        plan.unread_folders.append((_utf8(folder), reason))
+
+    for here, folders, files in os.walk(root, followlinks=True, onerror=keep):
         real = os.path.realpath(here)
         if real in visited or "store.json" in files or ".parts" in folders:
             folders.clear()
@@ -186,14 +195,9 @@ def _walk(root: Path, plan: Plan) -> Iterator[Path]:
 
 def _is_image(path: Path) -> bool:
     """Whether a file is to be read, or its format is one that the user is told we do not read."""
-    return is_readable_name(path) or is_unread_name(path) or _is_nameless_dicom(path)
-
-
-def _is_nameless_dicom(path: Path) -> bool:
-    """DICOM exports often have no suffix, or a UID whose last number looks like one."""
-    suffix = path.suffix
-    if suffix and not suffix[1:].isdigit():
-        return False
+    if is_readable_name(path) or is_unread_name(path):
+        return True
+    # DICOM exports have no suffix, the end of a UID, or any other (.img, .mr, .dic)
     return path.name.upper() != "DICOMDIR" and is_dicom_content(path)
 
 
@@ -232,7 +236,7 @@ def _listed_task(
         naming.dataset
         or _text(row.get("dataset"))
         or _text(row.get("pack"))
-        or path.absolute().parent.name
+        or _utf8(path.absolute().parent.name)
         or "list"
     )
     key = salted_key(_text(row.get("patient")), salt=naming.salt, kind="patient")

@@ -17,16 +17,43 @@ MAX_ASPECT = 4.0
 MIN_SIDE_PX = 8
 """Short side below which nothing can be learnt from an image."""
 
+SQUARE_FRAC = 0.05
+"""Pixels whose sides differ by at most this share count as square."""
+
+MADE_SQUARE = "pixels that are not square made square"
+
+
+def pixel_aspect(record: ImageRecord) -> float:
+    """Give the height of a pixel over its width; exactly 1 where nearly square or unknown."""
+    if record.spacing_mm is None:
+        return 1.0
+    aspect = record.spacing_mm.row_mm / record.spacing_mm.col_mm
+    return 1.0 if max(aspect, 1 / aspect) <= 1 + SQUARE_FRAC else aspect
+
+
+def square_size(size: tuple[int, int], aspect: float) -> tuple[float, float]:
+    """Height and width in square pixels as long as the shorter side of those there are."""
+    return size[0] * max(aspect, 1.0), size[1] * max(1 / aspect, 1.0)
+
 
 def resize_short_side(
-    pixels: UInt8[np.ndarray, "H W *C"], size: int
+    pixels: UInt8[np.ndarray, "H W *C"], size: int, *, aspect: float = 1.0
 ) -> UInt8[np.ndarray, "h w *C"]:
-    """Resize so that the short side is exactly `size`, antialiased bicubic, aspect kept."""
-    height, width = pixels.shape[:2]
+    """Resize to square pixels with a short side of exactly `size`, antialiased bicubic.
+
+    Args:
+        pixels: picture.
+        size: short side of the result.
+        aspect: height of a pixel over its width; shapes come out as they are in millimetres.
+
+    Returns:
+        The picture in one resampling; itself where it has this size already.
+    """
+    height, width = square_size((pixels.shape[0], pixels.shape[1]), aspect)
     scale = size / min(height, width)
     new_height = size if height <= width else round(height * scale)
     new_width = size if width <= height else round(width * scale)
-    if (new_height, new_width) == (height, width):
+    if (new_height, new_width) == pixels.shape[:2]:
         return pixels
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     return np.asarray(picture.resize((new_width, new_height), Image.Resampling.BICUBIC))
@@ -48,20 +75,24 @@ def store_row(
         what was measured on this image) beside it; and the pixels.
 
     Raises:
-        InputError: smaller than `MIN_SIDE_PX`, or longer than `MAX_ASPECT` times its width.
+        InputError: smaller than `MIN_SIDE_PX`, or longer than `MAX_ASPECT` times its width once its
+            pixels are square.
     """
     height, width = record.size
     if min(height, width) < MIN_SIDE_PX:
         raise InputError(
             f"{record.source}: {width} x {height} pixels; the short side must have {MIN_SIDE_PX}"
         )
-    if max(height, width) > MAX_ASPECT * min(height, width):
+    aspect = pixel_aspect(record)
+    sides = square_size(record.size, aspect)
+    if max(sides) > MAX_ASPECT * min(sides):
         raise InputError(
-            f"{record.source}: {width} x {height} pixels; the long side may be at most "
-            f"{MAX_ASPECT:g} times the short one"
+            f"{record.source}: {round(sides[1])} x {round(sides[0])} "
+            f"{'pixels' if aspect == 1 else 'pixels once made square by the spacing of the header'}"
+            f"; the long side may be at most {MAX_ASPECT:g} times the short one"
         )
     grey = to_uint8(record) if record.intensity == "raw" else record
-    pixels = resize_short_side(grey.pixels, size)
+    pixels = resize_short_side(grey.pixels, size, aspect=aspect)
     data = pixels.tobytes()
     row = {
         "height_px": pixels.shape[0],
@@ -79,6 +110,6 @@ def store_row(
         "sha256": sha256,
         "pixel_hash": hashlib.sha256(data).hexdigest(),
         "phash": str(imagehash.phash(Image.fromarray(pixels))),
-        "warnings": list(grey.warnings),
+        "warnings": [*grey.warnings, *([MADE_SQUARE] if aspect != 1 else [])],
     }
     return row, data

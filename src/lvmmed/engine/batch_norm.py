@@ -41,35 +41,100 @@ class SharedBatchNorm(nn.Module):
 
     def forward(self, images: Float[Tensor, "B D *spatial"]) -> Float[Tensor, "B D *spatial"]:
         """Normalise each channel; statistics in fp32 or better, the result in the input's type."""
-        exact = images.to(torch.promote_types(images.dtype, torch.float32))
-        columns = exact.transpose(0, 1).flatten(1)  # [D, B * positions]
+        weight, bias = self.weight, self.bias
         if self.training:
-            mean, variance = distributed.mean_and_var(columns.T)
-            self._track(mean.detach(), variance.detach(), columns.shape[1])
+            mean, variance, count = self._statistics(images)
+            inverse = torch.rsqrt(variance + self.eps)
+            result: Tensor = _Normalised.apply(images, weight, bias, mean, inverse, count)
         else:
-            mean, variance = self.running_mean, self.running_var
-        scale = torch.rsqrt(variance + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        shift = -mean * scale
-        if self.bias is not None:
-            shift = shift + self.bias
-        shape = (1, -1, *([1] * (images.ndim - 2)))
-        result = (exact * scale.view(shape) + shift.view(shape)).to(images.dtype)
+            inverse = torch.rsqrt(self.running_var + self.eps)
+            result = _normalised(images, weight, bias, self.running_mean, inverse)
         for child in self.children():
             result = child(result)
         return result
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor, num_local: int) -> None:
+    def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and variance of each channel over all ranks, and of how many values."""
+        columns = _exact(images).transpose(0, 1).flatten(1)  # [D, B * positions]
+        mean, variance = distributed.mean_and_var(columns.T)
+        count = distributed.all_reduce_sum(mean.new_full((), columns.shape[1]))
+        self._track(mean, variance, count)
+        return mean, variance, count
+
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         """Move the running statistics; the variance kept is the unbiased one, as torch does."""
-        count = distributed.all_reduce_sum(mean.new_full((), num_local))
         self.num_batches_tracked += 1
         weight = self.momentum
         if weight is None:  # only then: reading the counter waits for a GPU
             weight = 1.0 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean, weight)
         self.running_var.lerp_(variance * (count / (count - 1).clamp(min=1)), weight)
+
+
+class _Normalised(torch.autograd.Function):
+    """`_normalised` by statistics of all ranks, on which the gradient depends too.
+
+    Keeps the input as it is for the backward pass, as torch's own does, and not its steps in single
+    precision, which take two and a half times the memory.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        images: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        inverse: Tensor,
+        count: Tensor,
+    ) -> Tensor:
+        """Normalise [B, D, ...] by the mean and the inverse deviation of `count` values."""
+        ctx.save_for_backward(images, weight, mean, inverse, count)
+        ctx.has_bias = bias is not None
+        return _normalised(images, weight, bias, mean, inverse)
+
+    @staticmethod
+    def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:
+        """Take from the gradient what goes back through mean and variance."""
+        images, weight, mean, inverse, count = ctx.saved_tensors
+        gradient, sides = _exact(incoming[0]), [0, *range(2, images.ndim)]
+        unit = (_exact(images) - _columns(mean, images)) * _columns(inverse, images)
+        sums = torch.stack([gradient.sum(sides), (gradient * unit).sum(sides)])
+        of_bias, of_weight = sums
+        if weight is not None:
+            sums = sums * weight
+        straight, along = distributed.all_reduce_sum(sums) / count
+        scaled = gradient if weight is None else gradient * _columns(weight, images)
+        scaled = scaled - _columns(straight, images) - unit * _columns(along, images)
+        of_images = (scaled * _columns(inverse, images)).to(images.dtype)
+        return (
+            of_images,
+            None if weight is None else of_weight,
+            of_bias if ctx.has_bias else None,
+            *[None] * 3,
+        )
+
+
+def _normalised(
+    images: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, inverse: Tensor
+) -> Tensor:
+    """Normalise each channel in single precision or better; the result has the input's type."""
+    scale = inverse if weight is None else inverse * weight
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + bias
+    exact = _exact(images) * _columns(scale, images) + _columns(shift, images)
+    return exact.to(images.dtype)
+
+
+def _exact(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _columns(values: Tensor, like: Tensor) -> Tensor:
+    """Lay out a number a channel beside [B, D, ...]."""
+    return values.view(1, -1, *[1] * (like.ndim - 2))
 
 
 def share_batch_norm(module: nn.Module) -> Any:

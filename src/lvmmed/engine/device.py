@@ -9,6 +9,13 @@ import torch
 
 from lvmmed.types import InputError
 
+BF16_CAPABILITY = 8
+"""Compute capability of the first NVIDIA GPUs with bf16 (Ampere)."""
+
+# cuBLAS reads it at its first product of a process, so a later run that asks for determinism would
+# come too late; it is the size that a large GPU takes anyway
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 
 def choose_device(name: str) -> torch.device:
     """Turn the setting `train.device` into a device.
@@ -54,7 +61,7 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
         InputError: "bf16" on a GPU without it.
     """
     if device.type != "cpu":
-        has_bf16 = torch.cuda.is_bf16_supported()
+        has_bf16 = gpu_has_bf16(device)
         if precision == "bf16" and not has_bf16:
             raise InputError("train.precision: got 'bf16', which this GPU lacks; use fp32")
         return has_bf16 and precision in ("auto", "bf16")
@@ -68,6 +75,12 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16"
 
 
+def gpu_has_bf16(device: torch.device) -> bool:
+    """Whether a GPU computes in bf16; `torch.cuda.is_bf16_supported` counts emulation too."""
+    major, _ = torch.cuda.get_device_capability(device)
+    return major >= BF16_CAPABILITY
+
+
 def processor_has_bf16() -> bool:
     """Whether oneDNN, which computes convolutions here, has kernels for bf16 on this processor."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -75,12 +88,28 @@ def processor_has_bf16() -> bool:
 
 @contextmanager
 def determinism(is_wanted: bool) -> Iterator[None]:
-    """Ask torch for deterministic algorithms inside the block, and undo that at its end."""
+    """Ask torch for deterministic algorithms inside the block, and undo that at its end.
+
+    Args:
+        is_wanted: `train.deterministic`.
+
+    Yields:
+        Once.
+
+    Raises:
+        InputError: the block needs an operation for which torch has no such algorithm.
+    """
     was_on = torch.are_deterministic_algorithms_enabled()
-    if is_wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(is_wanted or was_on)
     try:
         yield
+    except RuntimeError as error:
+        if is_wanted and "does not have a deterministic implementation" in str(error):
+            operation = str(error).split()[0]
+            raise InputError(
+                f"train.deterministic: torch has no deterministic {operation}, which this run "
+                "needs; set it to false"
+            ) from error
+        raise
     finally:
         torch.use_deterministic_algorithms(was_on)

@@ -16,6 +16,7 @@ Letters used in shapes:
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -84,6 +85,46 @@ def edge_affinity(
         ).transpose(1, 2)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Directions:
+    """Regions of the nodes of a view, ready to be compared in any graphs that nodes come into.
+
+    Leading dimensions are those of the nodes: [B, N] in graphs, [B] before they are cut into them.
+
+    Attributes:
+        unit: feature vectors scaled to length 1, in at least single precision.
+        lengths: of the raw vectors, without gradient.
+        centers: (x, y) of the regions' centres in px of the source image.
+        is_half: the vectors come from products in half precision.
+    """
+
+    unit: Float[Tensor, "*nodes R D"]
+    lengths: Float[Tensor, "*nodes R"]
+    centers: Float[Tensor, "*nodes R 2"]
+    is_half: bool
+
+
+def directions_of(
+    maps: Float[Tensor, "*nodes R D"], centers: Float[Tensor, "*nodes R 2"], *, is_half: bool
+) -> Directions:
+    """Prepare regions for `compare_directions`: what does not depend on the graphs.
+
+    Args:
+        maps: raw feature vectors of the regions (no projection).
+        centers: (x, y) of their centres in px of the source image.
+        is_half: the vectors come from products in half precision, whatever they are stored in.
+
+    Returns:
+        Lengths and directions of the vectors.
+    """
+    with torch.autocast(maps.device.type, enabled=False), torch.no_grad():
+        lengths = torch.linalg.vector_norm(at_least_single(maps), dim=-1)
+    with torch.autocast(maps.device.type, enabled=False):
+        return Directions(
+            unit=unit_vectors(maps), lengths=lengths, centers=centers, is_half=is_half
+        )
+
+
 def local_affinity(
     maps_s: Float[Tensor, "B N R D"],
     maps_t: Float[Tensor, "B N R D"],
@@ -101,9 +142,7 @@ def local_affinity(
     distance and takes the mean cosine of the pairs. The result is the mean of both branches and of
     both directions, so it lies in -1..1 and swapping the views transposes it.
 
-    Distances only choose; the gradient flows through the cosines of the chosen pairs. The products
-    of regions, by far the most arithmetic of a matching layer, run on the tensor cores of an NVIDIA
-    GPU (TF32, which keeps 11 bits) where maps are in half precision, which keeps no more.
+    Distances only choose; the gradient flows through the cosines of the chosen pairs.
 
     Args:
         maps_s: raw feature vectors of the regions (no projection).
@@ -123,24 +162,49 @@ def local_affinity(
         their means, as appendix A does for the branches. The share 0.4 is 20 of 49 regions.
     """
     _check_local(maps_s, maps_t, centers_s, centers_t, best_frac)
-    num_graphs, num_nodes, num_regions, _ = maps_s.shape
+    is_half = maps_s.dtype in (torch.bfloat16, torch.float16)
+    return compare_directions(
+        directions_of(maps_s, centers_s, is_half=is_half),
+        directions_of(maps_t, centers_t, is_half=is_half),
+        best_frac=best_frac,
+        keep_all_features=keep_all_features,
+    )
+
+
+def compare_directions(
+    view_s: Directions, view_t: Directions, *, best_frac: float, keep_all_features: bool
+) -> Float[Tensor, "B N N"]:
+    """Local affinity of regions that are prepared already: see `local_affinity`.
+
+    The products of regions, by far the most arithmetic of a matching layer, run on the tensor cores
+    of an NVIDIA GPU (TF32, which keeps 11 bits) where the vectors come from half precision, which
+    keeps no more; the directions are then kept in that (fp16, 11 bits) for the backward pass.
+
+    Args:
+        view_s: regions of the nodes of view s, with leading dimensions [B, N].
+        view_t: the same of view t.
+        best_frac: share of the regions that a branch keeps, in 0..1; at least one is kept.
+        keep_all_features: keep all regions in the feature branch.
+
+    Returns:
+        Local affinity of every pair of nodes, in -1..1.
+    """
+    num_graphs, num_nodes, num_regions, _ = view_s.unit.shape
     num_best = max(1, round(best_frac * num_regions))
     num_best_features = num_regions if keep_all_features else num_best
     chunk = max(1, CHUNK_NUMBERS // max(1, num_graphs * num_nodes * num_regions**2))
-    with torch.autocast(maps_s.device.type, enabled=False):
-        is_fast = maps_s.is_cuda and maps_s.dtype in (torch.bfloat16, torch.float16)
-        unit_s, unit_t = unit_vectors(maps_s), unit_vectors(maps_t)
-        lengths_s, lengths_t = _lengths(maps_s), _lengths(maps_t)
-        rows = []
+    is_fast = view_s.unit.is_cuda and view_s.is_half and view_t.is_half
+    rows = []
+    with torch.autocast(view_s.unit.device.type, enabled=False):
         for start in range(0, num_nodes, chunk):
             part = slice(start, start + chunk)
 
             def choose(cosine: Tensor, part: slice = part) -> list[Tensor]:
-                far = _squared_distances(centers_s[:, part], centers_t)
-                unlike = _squared_feature_distances(cosine, lengths_s[:, part], lengths_t)
+                far = _squared_distances(view_s.centers[:, part], view_t.centers)
+                unlike = _squared_feature_distances(cosine, view_s.lengths[:, part], view_t.lengths)
                 return [*_best_pairs(far, num_best), *_best_pairs(unlike, num_best_features)]
 
-            rows.append(_MeanOfChosen.apply(unit_s[:, part], unit_t, choose, is_fast))
+            rows.append(_MeanOfChosen.apply(view_s.unit[:, part], view_t.unit, choose, is_fast))
         return torch.cat(rows, 1)
 
 
@@ -189,7 +253,8 @@ class _MeanOfChosen(torch.autograd.Function):
         with tensor_cores(is_fast):
             cosine = torch.einsum("bcpd,bnqd->bcpnq", unit_s, unit_t)
         places = choose(cosine)
-        ctx.save_for_backward(unit_s, unit_t, *places)
+        kept = torch.float16 if is_fast else unit_s.dtype
+        ctx.save_for_backward(unit_s.to(kept), unit_t.to(kept), *places)
         ctx.is_fast = is_fast
         flat = cosine.flatten(2)
         means = [torch.gather(flat, 2, at.flatten(2)).view_as(at).mean(2) for at in places]
@@ -199,7 +264,8 @@ class _MeanOfChosen(torch.autograd.Function):
     def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:
         """Give every chosen pair its share."""
         (gradient,) = incoming
-        unit_s, unit_t, *places = ctx.saved_tensors
+        kept_s, kept_t, *places = ctx.saved_tensors
+        unit_s, unit_t = kept_s.to(gradient.dtype), kept_t.to(gradient.dtype)
         spread = gradient.new_zeros(*unit_s.shape[:3], *unit_t.shape[1:3])
         for at in places:
             share = (gradient / (len(places) * at.shape[2])).unsqueeze(2).expand_as(at)
@@ -266,12 +332,6 @@ def _squared_feature_distances(
     length_t = lengths_t[:, None, None]
     product = (cosine.detach() * length_s).mul_(length_t).mul_(-2.0)
     return product.add_(length_s.square()).add_(length_t.square())
-
-
-@torch.no_grad()
-def _lengths(maps: Float[Tensor, "B N R D"]) -> Float[Tensor, "B N R"]:
-    lengths: Float[Tensor, "B N R"] = torch.linalg.vector_norm(at_least_single(maps), dim=-1)
-    return lengths
 
 
 def _check_nodes(nodes_s: Tensor, nodes_t: Tensor, **of_neighbors: Tensor) -> None:

@@ -187,8 +187,12 @@ def _record(problem: Problem, effort: tuple[int, int], layout: _Layout) -> _Reco
                 searched = run()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # threads that load images may call CUDA meanwhile
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # threads that load images may call CUDA meanwhile; the outer block leaves the stream of the
+        # recording also where ending a recording that failed raises
+        with (
+            torch.cuda.stream(side),
+            torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"),
+        ):
             matching = run()
         recording = _Recording(
             layout=layout,

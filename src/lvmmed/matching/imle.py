@@ -25,6 +25,7 @@ from lvmmed.matching.graph import Problem, at_least_single
 from lvmmed.matching.solver import Matching, preserved_edges, solve
 from lvmmed.matching.terms import present_edge_affinity
 from lvmmed.types import InputError
+from lvmmed.uploads import upload
 
 Solver: TypeAlias = Callable[..., Matching]
 """What solves the problems of a loss, with the arguments of `solver.solve`."""
@@ -63,7 +64,7 @@ def draw_gumbel(
     """
     source = generator.device if generator is not None else device
     uniform = torch.rand(*shape, generator=generator, device=source)
-    uniform = uniform.to(device, non_blocking=True)
+    uniform = upload(uniform, device)
     return -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
 
 

@@ -14,6 +14,8 @@ Letters used in shapes:
     U: random numbers.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,6 +30,7 @@ from lvmmed.matching.search_choice import search_labels
 from lvmmed.matching.starts import force_padding, soft_starts
 from lvmmed.matching.terms import build_terms, present_edge_affinity
 from lvmmed.types import InputError
+from lvmmed.uploads import upload
 
 DEFAULT_RESTARTS, LEAST_ITERATIONS, PAIRS_PER_ITERATION = 32, 60, 5
 """Default effort; a pair is a node and a label. With noise up to 0.2 the mean gap to a long run is
@@ -170,6 +173,21 @@ def num_drawn(num_nodes: int, restarts: int, iterations: int) -> int:
     return restarts * (num_nodes**2 + 2 * iterations)
 
 
+@contextmanager
+def _plain_algorithms() -> Iterator[None]:
+    """Spare the search torch's deterministic algorithms, which sort what it scatters.
+
+    No place is written twice, so the plain ones have one answer too.
+    """
+    was_on = torch.are_deterministic_algorithms_enabled()
+    warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_on, warn_only=warns_only)
+
+
 @torch.no_grad()
 def search(
     problem: Problem, uniform: Float[Tensor, " U"], *, restarts: int, iterations: int
@@ -193,7 +211,7 @@ def search(
     jitter, tenures = uniform[: restarts * n * n], uniform[restarts * n * n :]
     noise = -torch.log(-torch.log(jitter.view(restarts, n, n)))
     tenures = tenures.view(iterations, restarts, 2)
-    with torch.autocast(vertex.device.type, enabled=False):
+    with torch.autocast(vertex.device.type, enabled=False), _plain_algorithms():
         ordered = in_canonical_order(problem, vertex, present_edge_affinity(problem))
         problem = ordered.problem
         factor = _factor_to_usual(problem.vertex_affinity, problem.edge_affinity)
@@ -294,7 +312,7 @@ def draw_uniform(
         uniform = (bits ^ (bits >> 13)).to(torch.float64) / 2**31
     else:
         uniform = torch.rand(count, generator=generator, device=generator.device)
-        uniform = uniform.to(like.device, non_blocking=True)
+        uniform = upload(uniform, like.device)
     return uniform.to(like.dtype).clamp(1e-6, 1 - 1e-6)
 
 

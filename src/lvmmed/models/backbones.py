@@ -40,20 +40,26 @@ BACKBONES = (
 """Names that the tests cover; any other timm encoder with a square feature map works as well."""
 
 
+HALF_PRECISION = (torch.bfloat16, torch.float16)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Features:
     """What a backbone makes of a batch of images.
 
     Attributes:
-        map: last feature map, in the arithmetic the backbone ran in (bf16 under autocast).
+        map: last feature map, as the last layer of the backbone gives it: under autocast in half
+            precision, or in single precision after a norm that a GPU computes in that.
         pooled: mean of the map over its positions, in fp32 or better.
         is_visible: which positions were encoded, for masked-image methods: the others are zero in
             the map and left out of the mean. None = all.
+        is_half: products of the backbone were computed in half precision, whatever the map is in.
     """
 
     map: Float[Tensor, "B D h w"]
     pooled: Float[Tensor, "B D"]
     is_visible: Bool[Tensor, "B h w"] | None = None
+    is_half: bool = False
 
 
 class Backbone(nn.Module):
@@ -106,7 +112,11 @@ class Backbone(nn.Module):
         """
         feature_map = _feature_map(self.model, images)
         pooled_dtype = torch.promote_types(feature_map.dtype, torch.float32)
-        return Features(map=feature_map, pooled=feature_map.mean((2, 3), dtype=pooled_dtype))
+        return Features(
+            map=feature_map,
+            pooled=feature_map.mean((2, 3), dtype=pooled_dtype),
+            is_half=_is_half(feature_map),
+        )
 
     def train(self, mode: bool = True) -> "Backbone":
         """Switch to training (`mode`) or evaluation, in which frozen batch norms stay."""
@@ -116,6 +126,13 @@ class Backbone(nn.Module):
                 if isinstance(getattr(module, "running_mean", None), Tensor):
                     module.training = False
         return self
+
+
+def _is_half(feature_map: Float[Tensor, "..."]) -> bool:
+    kind = feature_map.device.type  # meta has no autocast
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind) in HALF_PRECISION
+    return feature_map.dtype in HALF_PRECISION
 
 
 def build_backbone(
@@ -224,32 +241,6 @@ def size_refusal(name: str, size_px: int, *, built_for_px: int) -> str | None:
     return None
 
 
-def fit_positions(state: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-    """Resample position embeddings of a state dict to the backbone's grid.
-
-    Absolute embeddings are resampled as images (bicubic, antialiased), relative ones linearly
-    along the offset, which is what SAM's encoder does in its forward pass.
-
-    Args:
-        state: weights under the timm model's own names.
-        backbone: where they will be loaded.
-
-    Returns:
-        The same weights; only position embeddings of another size differ.
-    """
-    target = backbone.model.state_dict()
-    fitted = dict(state)
-    for key, value in state.items():
-        wanted = target.get(key)
-        if wanted is None or wanted.shape == value.shape:
-            continue
-        if key.endswith(("rel_pos_h", "rel_pos_w")) and value.ndim == 2:
-            fitted[key] = _resample_offsets(value, wanted.shape[0])
-        elif key == "pos_embed":
-            fitted[key] = _resample_grid(value, wanted, backbone)
-    return fitted
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Plan:
     """What is known of an encoder before its weights exist."""
@@ -339,12 +330,21 @@ def _feature_map(model: nn.Module, images: Float[Tensor, "B 3 S S"]) -> Float[Te
     tokens = features[:, int(getattr(model, "num_prefix_tokens", 0)) :]
     if isinstance(norm := getattr(model, "fc_norm", None), nn.LayerNorm):
         tokens = norm(tokens)  # encoders that pool before the last norm: bring it forward
-    rows, cols = _token_grid(model, tokens.shape[1])
+    rows, cols = token_grid(model, tokens.shape[1])
     # [B, rows * cols, D] -> [B, D, rows, cols]
     return tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[2], rows, cols)
 
 
-def _token_grid(model: nn.Module, num_tokens: int) -> tuple[int, int]:
+def token_grid(model: nn.Module, num_tokens: int) -> tuple[int, int]:
+    """Rows and columns that the patch tokens of a transformer stand for.
+
+    Args:
+        model: timm model.
+        num_tokens: patch tokens of an image.
+
+    Returns:
+        (rows, columns); a number of tokens that makes no grid is refused with an InputError.
+    """
     side = math.isqrt(num_tokens)
     rows, cols = getattr(getattr(model, "patch_embed", None), "grid_size", None) or (side, side)
     if rows * cols != num_tokens:  # images of another size than the encoder was built for
@@ -370,24 +370,3 @@ def _stride(model: nn.Module, size_px: int, rows: int) -> int:
     if info:
         return int(info[-1]["reduction"])
     return round(size_px / rows)
-
-
-def _resample_offsets(offsets: Float[Tensor, "L F"], length: int) -> Float[Tensor, "M F"]:
-    columns = offsets.T.unsqueeze(0).float()
-    resampled = nn.functional.interpolate(columns, size=length, mode="linear")
-    return resampled.squeeze(0).T.to(offsets.dtype).contiguous()
-
-
-def _resample_grid(positions: Tensor, wanted: Tensor, backbone: Backbone) -> Tensor:
-    if wanted.ndim == 4:  # SAM: [1, rows, cols, D]
-        rows, cols = wanted.shape[1:3]
-        resampled: Tensor = timm.layers.resample_abs_pos_embed_nhwc(positions, [rows, cols])
-        return resampled
-    num_prefix = 0
-    if not getattr(backbone.model, "no_embed_class", False):
-        num_prefix = int(getattr(backbone.model, "num_prefix_tokens", 0))
-    rows, cols = _token_grid(backbone.model, wanted.shape[1] - num_prefix)
-    resampled = timm.layers.resample_abs_pos_embed(
-        positions, new_size=[rows, cols], num_prefix_tokens=num_prefix
-    )
-    return resampled

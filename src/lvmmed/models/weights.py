@@ -16,11 +16,11 @@ from lvmmed.models.backbones import (
     Backbone,
     build_backbone,
     default_size_px,
-    fit_positions,
     is_timm_name,
 )
 from lvmmed.models.cards import CARD, LVMMED_LICENCE, card_text, read_card
 from lvmmed.models.key_maps import KeyReport, guess_backbone, match_keys, readings, unwrap
+from lvmmed.models.position_embeddings import fit_positions
 from lvmmed.models.reasons import first_sentence
 from lvmmed.types import Card, InputError
 

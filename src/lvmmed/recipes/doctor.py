@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from lvmmed.engine.device import processor_has_bf16
+from lvmmed.engine.device import gpu_has_bf16, processor_has_bf16
 
 CORE_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pydicom", "nibabel", "pyarrow")
 DECODERS = {"openjpeg": "JPEG 2000", "rle": "RLE", "libjpeg": "JPEG lossless and JPEG-LS"}
@@ -61,7 +61,7 @@ def _accelerator() -> Finding:
             "ResNet-50 at 224 px wants a GPU",
         )
     properties = torch.cuda.get_device_properties(0)
-    arithmetic = _bf16(has_it=torch.cuda.is_bf16_supported())
+    arithmetic = _bf16(has_it=gpu_has_bf16(torch.device("cuda", 0)))
     found = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {arithmetic}"
     return Finding(subject="accelerator", is_good=True, found=found)
 

@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from lvmmed import distributed
+from lvmmed.augment.rows import map_tensors
 from lvmmed.augment.views import ImageBatch, pad_images
 from lvmmed.config import DataConfig
 from lvmmed.data.sampling import BatchSampler
@@ -133,11 +134,23 @@ class ImageFeed:
     """Loads this rank's images of coming steps in a thread; use it in a `with` block.
 
     What a step sees depends on its number only, never on the timing of the thread.
+
+    Args:
+        store: where the images are.
+        rows: indices of the training images.
+        sampler: of indices within `rows`.
+        is_pinned: lay images where a GPU can fetch them while the host works.
     """
 
     def __init__(
-        self, store: Store, rows: Int64[np.ndarray, " train"], sampler: BatchSampler
+        self,
+        store: Store,
+        rows: Int64[np.ndarray, " train"],
+        sampler: BatchSampler,
+        *,
+        is_pinned: bool = False,
     ) -> None:
+        self._is_pinned = is_pinned
         self._store = store
         self._rows = rows
         self._sampler = sampler
@@ -196,9 +209,10 @@ class ImageFeed:
         """Load this rank's share of some of the images that are trained on."""
         own = distributed.local_slice(len(chosen))
         rows = self._rows[chosen]
+        batch = load_images(self._store, rows[own].tolist())
         return Draw(
             sizes=self._sizes[torch.from_numpy(rows)],
             own=own,
-            batch=load_images(self._store, rows[own].tolist()),
+            batch=map_tensors(batch, Tensor.pin_memory) if self._is_pinned else batch,
             image_index=torch.from_numpy(chosen[own]),
         )

@@ -139,7 +139,8 @@ def pretrain(
         if folder is None:
             folder = _new_run(config, out, store=store, learner=learner)
             held.enter_context(sole_writer(folder))
-        feed = held.enter_context(ImageFeed(store, plan.held_out.train, plan.sampler))
+        rows, is_pinned = plan.held_out.train, device.type == "cuda"
+        feed = held.enter_context(ImageFeed(store, rows, plan.sampler, is_pinned=is_pinned))
         run = _Run(config, folder, learner, store, plan, probe)
         run.train(feed, progress)
         return run.finish()

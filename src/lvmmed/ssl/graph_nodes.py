@@ -11,11 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lvmmed.augment.rows import map_tensors
+from lvmmed.augment.views import Views
 from lvmmed.distributed import all_gather, rank, world_size
-from lvmmed.matching.graph import at_least_single
+from lvmmed.matching.affinity import Directions, directions_of
 from lvmmed.matching.imle import draw_gumbel
+from lvmmed.models.backbones import Features
+from lvmmed.models.heads import Projector
 from lvmmed.ssl.partition import Partition, partition_batch
-from lvmmed.ssl.regions import Regions
+from lvmmed.ssl.regions import regions_of
+from lvmmed.uploads import upload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,21 +29,37 @@ class GraphNodes:
 
     Attributes:
         nodes: projections of the images.
-        regions: of their maps; None where only nodes are compared.
+        regions: of their maps, once for all graphs that they come into; None where only nodes are
+            compared.
     """
 
     nodes: Float[Tensor, "B F"]
-    regions: Regions | None
+    regions: Directions | None
 
     def joined(self) -> "GraphNodes":
         """The same for the images of all processes, in order of rank; gradients flow back."""
-        regions = self.regions
-        if regions is not None:
-            regions = Regions(
-                features=all_gather(at_least_single(regions.features)),
-                centers=all_gather(regions.centers),
-            )
-        return GraphNodes(nodes=all_gather(self.nodes), regions=regions)
+        return map_tensors(self, all_gather)
+
+
+def nodes_of_view(
+    view: Views, features: Features, projector: Projector, *, has_regions: bool
+) -> GraphNodes:
+    """Project a view, and prepare the regions of its map where they are to be compared.
+
+    Args:
+        view: of the images; says where their regions lie.
+        features: of the view.
+        projector: of pooled features.
+        has_regions: whether regions are compared.
+
+    Returns:
+        Nodes of this process's images.
+    """
+    directions = None
+    if has_regions:
+        regions = regions_of(view, features)
+        directions = directions_of(regions.features, regions.centers, is_half=features.is_half)
+    return GraphNodes(nodes=projector(features.pooled.float()), regions=directions)
 
 
 def random_partition(
@@ -56,9 +77,8 @@ def random_partition(
     Returns:
         Graphs of this process; `order` counts images of all processes in order of rank.
     """
-    order = torch.randperm(
-        num_images * world_size(), generator=generator, device=generator.device
-    ).to(device, non_blocking=True)
+    drawn = torch.randperm(num_images * world_size(), generator=generator, device=generator.device)
+    order = upload(drawn, device)
     share = order[rank() * num_images : (rank() + 1) * num_images]
     return partition_batch(num_images, graph_size, device=device, order=share)
 

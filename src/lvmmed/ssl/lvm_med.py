@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from lvmmed.augment.rows import map_tensors
 from lvmmed.augment.views import Views
 from lvmmed.distributed import all_gather
-from lvmmed.matching.affinity import edge_affinity, global_affinity, local_affinity
+from lvmmed.matching.affinity import compare_directions, edge_affinity, global_affinity
 from lvmmed.matching.cuda_graph import GraphedSolve
 from lvmmed.matching.graph import Problem, join_problems, knn_graph
 from lvmmed.matching.imle import MatchingLoss, Solver, matching_loss
@@ -29,7 +30,7 @@ from lvmmed.ssl.batch_assignment import (
     batch_assignment_loss,
     noise_free_assignment_accuracy,
 )
-from lvmmed.ssl.graph_nodes import GraphNodes, gumbel_like, random_partition
+from lvmmed.ssl.graph_nodes import GraphNodes, gumbel_like, nodes_of_view, random_partition
 from lvmmed.ssl.lvm_med_config import PAPER_LITERAL, LvmMedConfig
 from lvmmed.ssl.matching_figures import figures_of_matching, perturbed_figures
 from lvmmed.ssl.method import LossOutput, Method, MethodContext
@@ -41,7 +42,6 @@ from lvmmed.ssl.noise_free import (
 )
 from lvmmed.ssl.partition import Partition, partition_batch, similar_order
 from lvmmed.ssl.region_matching import match_regions
-from lvmmed.ssl.regions import regions_of
 
 PAPER_LAMBDA = float(PAPER_LITERAL["lambda_"])
 """Step at which the second solve is judged where there is none, as lambda is infinite."""
@@ -246,10 +246,7 @@ class LvmMed(Method):
     def _sides(self, views: list[Views], features: list[Features]) -> list[GraphNodes]:
         """Project both full views, and lay out their maps where regions are compared."""
         return [
-            GraphNodes(
-                nodes=self.projector(one.pooled.float()),
-                regions=regions_of(view, one) if self.config.alpha < 1 else None,
-            )
+            nodes_of_view(view, one, self.projector, has_regions=self.config.alpha < 1)
             for view, one in zip(views[:2], features[:2], strict=True)
         ]
 
@@ -306,9 +303,8 @@ class LvmMed(Method):
 
     def _local(self, sides: list[GraphNodes], partition: Partition) -> Float[Tensor, "G N N"]:
         regions = [side.regions for side in sides if side.regions is not None]
-        return local_affinity(
-            *(partition.split(one.features) for one in regions),
-            *(partition.split(one.centers) for one in regions),
+        return compare_directions(
+            *(map_tensors(one, partition.split) for one in regions),
             best_frac=self.config.local_best_frac,
             keep_all_features=self.config.local_keep_all_features,
         )

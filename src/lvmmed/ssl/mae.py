@@ -33,6 +33,7 @@ from lvmmed.models.positions import take_positions
 from lvmmed.ssl.figures import partner_accuracy
 from lvmmed.ssl.method import LossOutput, Method, MethodContext, RunFacts
 from lvmmed.types import InputError
+from lvmmed.uploads import upload
 
 PATCH_EPS = 1e-6
 """Added to the variance of a patch before the root, so that an even patch becomes zeros."""
@@ -213,9 +214,7 @@ class Mae(Method):
             for _ in views[:2]
         ]
         images = torch.cat([view.images for view in views[:2]])
-        both = encode_visible(
-            backbone, images, torch.cat(visible).to(images.device, non_blocking=True)
-        )
+        both = encode_visible(backbone, images, upload(torch.cat(visible), images.device))
         assert both.is_visible is not None
         parts = [part.chunk(2) for part in (both.map, both.pooled, both.is_visible)]
         return [

@@ -87,7 +87,7 @@ def encode_views(backbone: Backbone, views: list[Views]) -> list[Features]:
         lengths = [len(views[place]) for place in places]
         parts = zip(encoded.map.split(lengths), encoded.pooled.split(lengths), strict=True)
         for place, (feature_map, pooled) in zip(places, parts, strict=True):
-            features[place] = Features(map=feature_map, pooled=pooled)
+            features[place] = Features(map=feature_map, pooled=pooled, is_half=encoded.is_half)
     return [features[place] for place in range(len(views))]
 
 

@@ -24,7 +24,7 @@ from lvmmed.types import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Regions:
-    """The regions that local affinities compare.
+    """The regions of a view.
 
     Attributes:
         features: raw feature vectors.
