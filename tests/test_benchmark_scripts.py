@@ -110,6 +110,13 @@ def test_seeds_run_twice_are_named_by_their_folder(learning_score, tmp_path, cap
     assert "a (slow), a (fast), b" in capsys.readouterr().err
 
 
+def test_the_larger_share_of_memory_counts(script):
+    compare = script("matching_layer").compare_memory
+    found = compare({"allocated": 100, "reserved": 200}, {"allocated": 103, "reserved": 210})
+    assert found["added_percent"] == pytest.approx(5)
+    assert compare({}, {}) is None
+
+
 NUM_SLICES = {"first.nii.gz": 10, "second.nii.gz": 8}
 
 

@@ -125,7 +125,8 @@ class TrainConfig(Settings):
     """Largest gradient norm; none = no clipping."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the encoder; auto = bf16 where the GPU has it, else fp32. A processor without
-    bf16 runs bf16 in fp32, and warns."""
+    bf16 runs bf16 in fp32, and warns. Convolutions of NVIDIA GPUs take TF32 for fp32, as torch
+    does."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     deterministic: bool = False

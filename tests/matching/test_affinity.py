@@ -178,6 +178,23 @@ def test_local_affinity_of_half_precision_is_that_of_the_rounded_maps(generator)
         torch.testing.assert_close(one.float(), other, rtol=1e-2, atol=1e-4)
 
 
+def test_directions_kept_in_half_precision_change_the_gradient_by_their_rounding(generator):
+    """What a GPU does with maps in half precision; here the products are those of the processor."""
+    sides = [torch.randn(2, 4, 6, 32, generator=generator) for _ in range(2)]
+    units = [unit_vectors(one).requires_grad_() for one in sides]
+    places = torch.randint(6 * 4 * 6, (2, 4, 5, 4), generator=generator)
+    gradients, kept = [], []
+    for is_fast in (False, True):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda one: kept.append(one.dtype) or one, lambda one: one
+        ):
+            found = affinity._MeanOfChosen.apply(*units, lambda _: [places], is_fast)
+        gradients.append(torch.autograd.grad(found.square().sum(), units))
+    assert [torch.float32] * 2 + [torch.float16] * 2 == [d for d in kept if d.is_floating_point][:4]
+    for exact, half in zip(*gradients, strict=True):
+        torch.testing.assert_close(half, exact, rtol=0, atol=float(exact.abs().max()) * 2**-10)
+
+
 @pytest.mark.gpu
 def test_local_affinity_on_tensor_cores_is_that_of_the_processor(generator):
     maps_s, maps_t, *centers = draw_views(

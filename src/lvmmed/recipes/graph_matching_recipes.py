@@ -11,9 +11,10 @@ def lvm_med() -> Recipe:
     terms scaled by 1/k, a margin against the true match, small noise, four ways of cutting a batch
     into graphs, and the whole batch matched beside them (fields of `method`, each with its reason).
     ResNet-50 from scratch at 224 px, 512 images a step, 100 passes over the store, AdamW with 10 %
-    warm-up and a cosine. Meant for one GPU with 40 GB or more; on a processor take
-    model.backbone=resnet18, views.size=64 and train.batch_size=128 (about a step a second on two
-    cores).
+    warm-up and a cosine. Meant for one GPU with 80 GB: the 1024 views of a step keep 45 GB for the
+    backward pass in bf16 (counted, not measured); with 40 GB take train.batch_size=256. On a
+    processor take model.backbone=resnet18, views.size=64 and train.batch_size=128 (about a step a
+    second on two cores).
     """
     return Recipe(
         name="lvm-med",
