@@ -110,7 +110,8 @@ class TrainConfig(Settings):
     steps: int | None = Field(None, ge=1)
     """Length of the run in steps; exclusive with `epochs`."""
     epochs: float | None = Field(None, gt=0)
-    """Length of the run in passes over the store; exclusive with `steps`."""
+    """Length of the run in passes over the images that are trained on, rounded up to a whole step
+    at the end; exclusive with `steps`."""
     optimizer: Literal["adamw", "adam", "sgd", "lars"] = "adamw"
     """Update rule; sgd and lars use momentum 0.9."""
     learning_rate: float = Field(1e-3, gt=0)

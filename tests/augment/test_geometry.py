@@ -124,6 +124,16 @@ def test_region_centers_of_224_px_in_7_columns_by_hand():
         torch.testing.assert_close(centers[b, :, 3, 1], 50 + by_hand)
 
 
+def test_region_centers_at_given_shares_of_a_side_by_hand():
+    crops = crops_of((100, 50, 200, 150), (100, 50, 200, 150), flipped=[False, True])
+    centers = region_centers(crops, rows=2, cols=2, shares=(0.1, 0.7))
+    assert centers[0].tolist() == [[[110, 60], [170, 60]], [[110, 120], [170, 120]]]
+    # mirrored: 100 + 0.9 x 100 and 100 + 0.3 x 100; rows stay
+    assert centers[1].tolist() == [[[190, 60], [130, 60]], [[190, 120], [130, 120]]]
+    with pytest.raises(InputError, match="shares: got 2, need one for each of 3 x 3 regions"):
+        region_centers(crops, rows=3, cols=3, shares=(0.1, 0.7))
+
+
 def test_region_centers_of_unequal_sides_by_hand():
     centers = region_centers(crops_of((10, 20, 20, 24)), rows=1, cols=2)
     # cells 10..15 and 15..20 wide, 20..24 high

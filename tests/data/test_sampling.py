@@ -63,7 +63,9 @@ def test_the_first_image_of_an_epoch_is_uniform():
 
 @pytest.mark.parametrize(("num_images", "steps"), [(100, 4), (96, 3), (32, 1), (33, 2)])
 def test_steps_per_epoch_rounds_up(num_images, steps):
-    assert BatchSampler(num_images, batch_size=32, seed=0).steps_per_epoch == steps
+    sampler = BatchSampler(num_images, batch_size=32, seed=0)
+    assert sampler.steps_per_epoch == steps
+    assert sampler.images_per_epoch == num_images
 
 
 @settings(max_examples=30, deadline=None)
@@ -115,6 +117,7 @@ def test_blocks_share_a_value_and_no_image_is_dropped(sizes, block_size, seed):
     num_blocks = sum(-(-size // block_size) for size in sizes if size >= block_size)
     num_blocks += -(-sampler.num_merged // block_size)
     assert sampler.steps_per_epoch == num_blocks
+    assert sampler.images_per_epoch == num_blocks * block_size
     for epoch in range(2):
         seen: set[int] = set()
         num_mixed = 0

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import timm
 import torch
 
 from lvmmed.config import TrainConfig
@@ -53,6 +54,28 @@ def test_biases_norms_and_tokens_are_exempt_from_decay_and_frozen_ones_absent():
     assert [p.shape for p in decayed["params"]] == [(2, 1, 3, 3)]
     assert len(exempt["params"]) == 4
     assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "samvit_base_patch16_224",
+        "swin_tiny_patch4_window7_224",
+        "beit_base_patch16_224",
+    ],
+)
+def test_what_timm_takes_no_decay_of_is_exempt(name):
+    """timm's transformers say it themselves, of positions and tokens beside vectors."""
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=0)
+    decayed = parameter_groups(model.named_parameters(), weight_decay=0.5)[0]["params"]
+    theirs = model.no_weight_decay()
+    tables = [n for n, _ in model.named_parameters() if n in theirs or "rel_pos" in n]
+    assert tables
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    expected = {n for n, p in model.named_parameters() if p.ndim > 1 and n not in tables}
+    assert {names[id(parameter)] for parameter in decayed} == expected
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import torch
 from reference.tiny_store import write_tiny_store
 from safetensors.torch import load_file
 
+from lvmmed.data.store import Store, StoreWriter
 from lvmmed.recipes.pretraining import pretrain, resolve_config
-from lvmmed.types import InputError
+from lvmmed.recipes.run_facts import plan_run
+from lvmmed.types import ImageRecord, InputError
 
 TINY = [
     "model.backbone=resnet10t",
@@ -90,6 +92,37 @@ def test_every_image_is_remembered_before_the_first_step(store, tmp_path):
     assert state["method.is_remembered"].all()
     torch.testing.assert_close(state["method.memory"].norm(dim=2), torch.ones(2, 24))
     assert state["method.assignments"].max() > 0
+
+
+def _store_of_two_data_sets(folder, num_each):
+    """Dark images of one data set, then bright ones of another, as `prepare` lays them."""
+    rng = np.random.default_rng(0)
+    writer = StoreWriter(folder, size=36)
+    for index in range(2 * num_each):
+        low = 20 if index < num_each else 180
+        coarse = rng.integers(low, low + 40, (6, 6), dtype=np.uint8)
+        record = ImageRecord(
+            pixels=coarse.repeat(6, axis=0).repeat(6, axis=1), source=f"{index}.png", modality="CT"
+        )
+        name = "dark" if index < num_each else "bright"
+        writer.add(record, dataset=name, sha256=f"{index:064d}")
+    return writer.finish()
+
+
+def test_the_first_clusters_are_of_one_data_set_each_where_data_sets_look_different(tmp_path):
+    """In the order of the store each would be standardised by itself, and look like the other."""
+    store: Store = _store_of_two_data_sets(tmp_path / "store", 40)
+    plain = [f"views.{name}_probability=0" for name in ("jitter", "grey", "blur")]
+    words = ["train.steps=1", "method.num_prototypes=[2]", *plain]
+    config = _config(store.path, "deepcluster", *words)
+    pretrain(config, tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_0000001.pt"
+    clusters = torch.load(checkpoint, weights_only=True)["model"]["method.assignments"][0]
+    rows = plan_run(config, store).held_out.train
+    is_dark = torch.tensor([store.column("dataset")[row] == "dark" for row in rows])
+    num_right = int((clusters == is_dark).sum())
+    purity = max(num_right, len(rows) - num_right) / len(rows)
+    assert purity == 1.0
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,37 @@ def test_a_rank_gets_its_own_images_and_all_sizes(store, monkeypatch):
     assert len(draw.sizes) == 8
 
 
+def _order(store, seed, *, batch_size=8):
+    """Numbers of the images of every batch of one pass, and the pixels' rows they stand for."""
+    with ImageFeed(store, ROWS, sampler_of(store)) as feed:
+        generator = torch.Generator().manual_seed(seed)
+        draws = list(feed.all_images(batch_size, generator=generator))
+    for draw in draws:
+        expected = load_images(store, ROWS[draw.image_index.numpy()].tolist())
+        torch.testing.assert_close(draw.batch.pixels, expected.pixels)
+    return [draw.image_index.tolist() for draw in draws]
+
+
+def test_a_pass_over_all_images_is_in_a_random_order_of_the_seed(store):
+    first, second, last = _order(store, 1)
+    drawn = first + second + last[:4]
+    assert sorted(drawn) == list(range(20))
+    assert drawn != list(range(20))
+    assert last[4:] == first[:4]  # filled up from the start
+    assert _order(store, 1) == [first, second, last]
+    assert _order(store, 2) != [first, second, last]
+
+
+def test_ranks_share_one_pass_over_all_images(store, monkeypatch):
+    alone = _order(store, 1)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append(_order(store, 1))
+    assert [a + b for a, b in zip(*shares, strict=True)] == alone
+
+
 def test_an_error_of_the_thread_is_raised_to_the_caller(store):
     with ImageFeed(store, np.array([99]), sampler_of(store)) as feed, pytest.raises(IndexError):
         feed.get(0, num_steps=1)

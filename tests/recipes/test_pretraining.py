@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from lvmmed.models.weights import load_encoder
 from lvmmed.recipes.pretraining import pretrain, resolve_config, tail_means
-from lvmmed.recipes.run_facts import run_length
 from lvmmed.ssl.lvm_med import LvmMed
 from lvmmed.types import InputError
 
@@ -361,14 +360,6 @@ def test_edges_that_spoil_late_in_the_run_are_told_once(store, tmp_path, monkeyp
     result = pretrain(config, tmp_path / "run")
     told = [text for text in result.warnings if "edges spoil" in text]
     assert [text.split(":")[0] for text in told] == ["step 10"]  # the fifth row from step 6 on
-
-
-def test_epochs_become_steps(store):
-    config = tiny(store)
-    assert run_length(config, steps_per_epoch=100) == 10
-    config = tiny(store, "train.epochs=2.5")
-    assert run_length(config, steps_per_epoch=3) == 8  # 7.5 rounded
-    assert run_length(tiny(store, "train.epochs=0.01"), steps_per_epoch=3) == 1
 
 
 def test_final_figures_are_means_over_the_last_tenth():

@@ -15,6 +15,7 @@ from lvmmed.config import TrainConfig, build_config, validated
 from lvmmed.matching.affinity import global_affinity, local_affinity
 from lvmmed.matching.graph import knn_graph
 from lvmmed.models.backbones import Features
+from lvmmed.models.receptive_fields import position_shares
 from lvmmed.ssl import lvm_med
 from lvmmed.ssl.lvm_med import LvmMed
 from lvmmed.ssl.lvm_med_config import PAPER_LITERAL, LvmMedConfig
@@ -49,7 +50,9 @@ def _take(features, rows):
 
 
 def _method(**fields):
-    return LvmMed(LvmMedConfig(**fields), context_of_width(WIDTH))
+    method = LvmMed(LvmMedConfig(**fields), context_of_width(WIDTH))
+    method.shares = None  # maps are no encoder's
+    return method
 
 
 def _run(method, views, features, *, step=0, seed=0):
@@ -634,3 +637,23 @@ def test_every_partition_knows_that_maps_come_from_half_precision(views, monkeyp
     method = _method()
     _run(method, views, [replace(one, is_half=is_half) for one in _features(len(views[0]))])
     assert told == [(is_half, is_half)] * method.config.partitions
+
+
+def test_regions_lie_where_the_encoder_looks(views, monkeypatch):
+    """Where the positions of the context's encoder lie decides which regions correspond."""
+    backbone = context_of_width(WIDTH).backbone
+    expected = position_shares(backbone, views[0].images.shape[-1])
+    assert LvmMed(LvmMedConfig(), context_of_width(WIDTH)).shares == expected
+    seen = []
+    compare = lvm_med.compare_directions
+
+    def compared(view_s, view_t, **options):
+        seen.append(view_s.centers)
+        return compare(view_s, view_t, **options)
+
+    monkeypatch.setattr(lvm_med, "compare_directions", compared)
+    method = _method(partitions=1, graph_size=len(views[0]))
+    method.shares = (0.25, 0.9)
+    _run(method, views, _features(len(views[0])))
+    wanted = views[0].region_centers(2, 2, shares=(0.25, 0.9)).flatten(1, 2)
+    assert torch.equal(seen[0][0], wanted)

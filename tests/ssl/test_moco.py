@@ -32,6 +32,16 @@ class _Step:
         )
         self.views = list(make_views(NUM))
 
+    def fill(self, images=None):
+        """Random keys in the whole queue, of images that the batch does not have by default."""
+        method, generator = self.method, torch.Generator().manual_seed(5)
+        length = len(method.keys)
+        drawn = torch.randn(method.keys.shape, generator=generator)
+        method.keys.copy_(functional.normalize(drawn, dim=1))
+        method.key_images.copy_(torch.arange(100, 100 + length) if images is None else images)
+        method.num_enqueued.fill_(length)
+        return self
+
     def loss(self):
         generator = torch.Generator()
         features = self.method.encode(self.backbone, self.views, generator=generator)
@@ -39,12 +49,28 @@ class _Step:
         return features, output
 
 
+def _all(queries, queue):
+    return torch.ones(len(queries), len(queue), dtype=torch.bool)
+
+
+def _loop(queries, keys, queue, is_negative, temperature):
+    """The loop of the definition, each query with its own part of the queue."""
+    results = []
+    for query, key, chosen in zip(queries, keys, is_negative, strict=True):
+        negatives = queue[chosen].tolist()
+        results.append(
+            queue_contrast_loop([query.tolist()], [key.tolist()], negatives, temperature)
+        )
+    return [sum(values) / len(results) for values in zip(*results, strict=True)]
+
+
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
 def test_it_equals_the_loop_of_the_definition(temperature, generator):
     shape = {"generator": generator, "dtype": torch.float64}
     queries, queue = torch.randn(6, 4, **shape), torch.randn(9, 4, **shape)
     keys = queries + 0.5 * torch.randn(6, 4, **shape)
-    result = queue_contrast(queries, keys, queue, temperature=temperature)
+    everything = _all(queries, queue)
+    result = queue_contrast(queries, keys, queue, is_negative=everything, temperature=temperature)
     loss, accuracy = queue_contrast_loop(
         queries.tolist(), keys.tolist(), queue.tolist(), temperature
     )
@@ -53,18 +79,42 @@ def test_it_equals_the_loop_of_the_definition(temperature, generator):
     assert 0 < accuracy < 1
 
 
+def test_each_query_is_told_from_its_own_negatives_only(generator):
+    shape = {"generator": generator, "dtype": torch.float64}
+    queries, queue = torch.randn(6, 4, **shape), torch.randn(9, 4, **shape)
+    keys = queries + 0.5 * torch.randn(6, 4, **shape)
+    chosen = torch.rand(6, 9, generator=generator) < 0.5
+    assert chosen.any(1).all()
+    result = queue_contrast(queries, keys, queue, is_negative=chosen, temperature=0.2)
+    expected = _loop(queries, keys, queue, chosen, 0.2)
+    assert [float(result.loss), float(result.accuracy)] == pytest.approx(expected)
+
+
+def test_queries_without_negatives_have_no_loss_and_no_gradient():
+    queries = torch.tensor([[1.0, 0.5], [0.2, 1.0]], requires_grad=True)
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    result = queue_contrast(
+        queries, torch.eye(2), torch.ones(3, 2), is_negative=nothing, temperature=0.2
+    )
+    result.loss.backward()
+    assert float(result.loss.detach()) == 0.0
+    assert float(result.accuracy) == 1.0
+    assert not queries.grad.any()
+
+
 def test_a_key_at_right_angles_to_the_queue_by_hand():
     queries = torch.tensor([[2.0, 0.0]])
     queue = torch.tensor([[0.0, 1.0], [0.0, -3.0], [0.0, 1.0]])
-    result = queue_contrast(queries, queries, queue, temperature=0.5)
+    everything = _all(queries, queue)
+    result = queue_contrast(queries, queries, queue, is_negative=everything, temperature=0.5)
     expected = -math.log(math.exp(2) / (math.exp(2) + 3))
     assert float(result.loss) == pytest.approx(expected, rel=1e-5)
     assert float(result.accuracy) == 1.0
 
 
 def test_a_key_as_near_as_the_queue_is_not_told_apart():
-    same = torch.ones(3, 2)
-    result = queue_contrast(same, same, torch.ones(4, 2), temperature=0.2)
+    same, queue = torch.ones(3, 2), torch.ones(4, 2)
+    result = queue_contrast(same, same, queue, is_negative=_all(same, queue), temperature=0.2)
     assert float(result.loss) == pytest.approx(math.log(5), rel=1e-5)
     assert float(result.accuracy) == 0.0
 
@@ -72,13 +122,15 @@ def test_a_key_as_near_as_the_queue_is_not_told_apart():
 def test_the_gradient_is_that_of_finite_differences(generator):
     queries = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     keys, queue = (torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in (3, 5))
+    chosen = torch.tensor([[True] * 5, [True, False] * 2 + [True], [False] * 5])
     assert torch.autograd.gradcheck(
-        lambda q: queue_contrast(q, keys, queue, temperature=0.3).loss, (queries,)
+        lambda q: queue_contrast(q, keys, queue, is_negative=chosen, temperature=0.3).loss,
+        (queries,),
     )
 
 
 def test_the_query_is_the_first_view_and_the_key_the_teachers_second():
-    step = _Step()
+    step = _Step().fill()
     features, output = step.loss()
     assert len(features) == 1  # nothing else is encoded
     query = step.method.projector(features[0].pooled)
@@ -91,7 +143,7 @@ def test_the_query_is_the_first_view_and_the_key_the_teachers_second():
 
 
 def test_a_symmetric_loss_is_the_mean_of_both_directions():
-    step = _Step({"symmetric": True, "queue_length": 32})
+    step = _Step({"symmetric": True, "queue_length": 32}).fill()
     features, output = step.loss()
     queries = [step.method.projector(one.pooled).tolist() for one in features]
     keys = [one.tolist() for one in step.method.teacher.project(step.views)]
@@ -106,14 +158,55 @@ def test_a_symmetric_loss_is_the_mean_of_both_directions():
     ]
     assert figures["teacher_agreement"] == pytest.approx(sum(cosines) / 16, abs=1e-5)
     step.method.after_step(0, step.backbone)
-    assert int(step.method.num_enqueued) == 2 * NUM
+    assert int(step.method.num_enqueued) == 32 + 2 * NUM
+    assert step.method.key_images[: 2 * NUM].tolist() == [*range(NUM), *range(NUM)]
 
 
-def test_the_queue_starts_as_random_unit_vectors():
-    method = _Step().method
-    assert method.keys.shape == (24, 8)
-    torch.testing.assert_close(method.keys.norm(dim=1), torch.ones(24))
-    assert int(method.num_enqueued) == 0
+def test_the_queue_starts_empty_and_what_is_not_in_it_yet_is_no_negative():
+    step = _Step()
+    assert step.method.keys.shape == (24, 8)
+    _, output = step.loss()
+    assert float(output.total.detach()) == 0.0
+    step.method.after_step(0, step.backbone)
+    assert step.method.key_images.tolist() == [*range(NUM), *[-1] * 16]
+    step.views = [replace(view, image_index=view.image_index + 50) for view in step.views]
+    features, output = step.loss()  # of other images, with the 8 keys of the first step alone
+    query = step.method.projector(features[0].pooled)
+    key = step.method.teacher.project([step.views[1]])[0]
+    negatives = step.method.keys[:NUM].tolist()
+    loss, _ = queue_contrast_loop(query.tolist(), key.tolist(), negatives, 0.2)
+    assert float(output.total.detach()) == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("is_symmetric", [False, True])
+def test_an_older_key_of_the_querys_image_is_no_negative_of_it(is_symmetric):
+    """Images 0 to 7 in a batch; the queue has keys of them, of eight others and of them again."""
+    images = torch.cat([torch.arange(16), torch.arange(8)]).repeat(2 if is_symmetric else 1)
+    step = _Step({"symmetric": is_symmetric, "queue_length": len(images)}).fill(images)
+    features, output = step.loss()
+    queries = [step.method.projector(one.pooled) for one in features]
+    keys = step.method.teacher.project(step.views if is_symmetric else step.views[1:])[::-1]
+    is_other = torch.arange(NUM)[:, None] != images
+    losses = [
+        _loop(query, key, step.method.keys, is_other, 0.2)[0]
+        for query, key in zip(queries, keys, strict=True)
+    ]
+    assert float(output.total.detach()) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+def test_images_of_unknown_number_are_told_from_every_key_in_the_queue():
+    step = _Step()
+    step.views = [replace(view, image_index=None) for view in step.views]
+    step.loss()
+    step.method.after_step(0, step.backbone)
+    assert int(step.method.num_enqueued) == NUM
+    assert step.method.key_images.tolist() == [-1] * 24
+    features, output = step.loss()
+    query = step.method.projector(features[0].pooled)
+    key = step.method.teacher.project([step.views[1]])[0]
+    negatives = step.method.keys[:NUM].tolist()
+    loss, _ = queue_contrast_loop(query.tolist(), key.tolist(), negatives, 0.2)
+    assert float(output.total.detach()) == pytest.approx(loss, rel=1e-4)
 
 
 def test_keys_take_the_place_of_the_oldest_after_the_step_only():
@@ -170,8 +263,11 @@ def test_the_default_head_is_the_two_layer_mlp_of_version_2():
     ],
 )
 def test_every_field_changes_the_loss(changed):
-    first = losses_of_steps("moco", SMALL, steps_per_epoch=EPOCH)
-    assert first != losses_of_steps("moco", {**SMALL, **changed}, steps_per_epoch=EPOCH)
+    """Four steps, as three are what fills the queue and the fourth is told from all of it."""
+    run = {"steps_per_epoch": EPOCH, "num_steps": 4}
+    assert losses_of_steps("moco", SMALL, **run) != losses_of_steps(
+        "moco", {**SMALL, **changed}, **run
+    )
 
 
 @pytest.mark.parametrize(
@@ -223,8 +319,8 @@ def test_a_queue_that_never_fills_is_refused_with_the_longest_that_does(fields, 
         (["train.batch_size=50"], 150, 100, 100),
     ],
 )
-def test_a_queue_with_keys_of_the_querys_own_image_is_refused(words, length, most, longest):
-    """100 images: a queue longer than one pass over them holds keys of the image itself."""
+def test_a_queue_longer_than_one_pass_over_the_images_is_refused(words, length, most, longest):
+    """100 images: in a longer queue whatever is more is a second key of one of them."""
     config = resolve_config("moco", ["train.batch_size=32", *words])
     facts = replace(run_facts(config.train.batch_size), num_images=100, num_steps=1000)
 
@@ -235,8 +331,8 @@ def test_a_queue_with_keys_of_the_querys_own_image_is_refused(words, length, mos
     refuse(longest)
     with pytest.raises(
         InputError,
-        match=rf"got {length}, need at most the {most} keys of one pass over the 100 images .*; "
-        rf"set method\.queue_length={longest} or less",
+        match=rf"got {length}, need at most the {most} keys of one pass over the 100 images .*, "
+        rf"as further ones are .* of the same images; set method\.queue_length={longest} or less",
     ) as refused:
         refuse(length)
     assert "\n" not in str(refused.value)
@@ -245,7 +341,8 @@ def test_a_queue_with_keys_of_the_querys_own_image_is_refused(words, length, mos
 def test_the_length_that_a_refusal_names_is_taken_whatever_was_wrong():
     config = resolve_config("moco", ["train.batch_size=32", "method.queue_length=640"])
     facts = replace(run_facts(32), num_images=100, num_steps=10)
-    with pytest.raises(InputError, match=r"the 320 keys of the whole run .*; set it to 96 or less"):
+    says = r"the 320 keys of the whole run .*, or it is never full; set it to 96 or less"
+    with pytest.raises(InputError, match=says):
         refuse_bad_recipe(config, facts)
 
 

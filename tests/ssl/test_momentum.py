@@ -1,4 +1,4 @@
-"""Expected values: hand arithmetic of the schedule and of one step of a moving average."""
+"""Expected values: hand arithmetic, and the encoder itself in training and in evaluation."""
 
 import copy
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from reference.ssl_batches import make_views, small_backbone
 
+from lvmmed.models.backbones import build_backbone
 from lvmmed.models.heads import Projector
 from lvmmed.ssl.method import encode_views
 from lvmmed.ssl.momentum import Teacher, cosine_momentum
@@ -96,6 +97,37 @@ def test_looking_leaves_no_trace(student):
     features = encode_views(student[0], views)  # the student's do move
     assert features[0].pooled.requires_grad
     assert not teacher.encode(views)[0].pooled.requires_grad
+
+
+def test_a_teacher_sees_with_the_whole_network_where_its_student_drops_parts():
+    """timm gives Swin a stochastic depth of 0.1; its norms are the same in evaluation."""
+    backbone = build_backbone("swin_tiny_patch4_window7_224", size_px=64)
+    head = Projector(backbone.width, 4, num_hidden=0)
+    backbone.model.head_drop = torch.nn.Dropout(0.5)  # not called; any dropout is off
+    teacher = torch.nn.ModuleDict({"teacher": Teacher(backbone, head)}).train()["teacher"]
+    assert not teacher.backbone.model.head_drop.training
+    views = list(make_views(4))
+    found = teacher.encode(views)
+    with torch.no_grad():
+        dropped = encode_views(backbone, views)
+        backbone.eval()
+        expected = encode_views(backbone, views)
+    assert not torch.allclose(dropped[0].pooled, expected[0].pooled)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.pooled, other.pooled, rtol=0, atol=0)
+
+
+def test_a_teacher_keeps_frozen_batch_statistics_and_follows_evaluation(student):
+    backbone, head = student
+    assert any(module.training for module in Teacher(backbone, head).train().modules())
+    assert not any(module.training for module in Teacher(backbone, head).eval().modules())
+    backbone.has_frozen_batch_norm = True
+    frozen = Teacher(backbone, head).train()
+    assert not any(module.training for module in frozen.backbone.modules())
+    views = list(make_views(4))
+    with torch.no_grad():
+        expected = encode_views(backbone.eval(), views)[0].pooled
+    torch.testing.assert_close(frozen.encode(views)[0].pooled, expected, rtol=0, atol=0)
 
 
 def test_the_head_works_in_single_precision_under_autocast(student):

@@ -28,7 +28,9 @@ def _features(seed):
 
 def _method(**fields):
     config = LvmMedConfig(**{**FIELDS, "margin": MARGIN, "projection_width": 8, **fields})
-    return LvmMed(config, context_of_width(WIDTH))
+    method = LvmMed(config, context_of_width(WIDTH))
+    method.shares = None  # maps are no encoder's
+    return method
 
 
 def _run(method, views, features, seed=0):

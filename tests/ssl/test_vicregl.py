@@ -92,6 +92,7 @@ def test_the_loss_is_that_of_whole_views_and_of_pairs(generator, fields, num_kep
     """3 x 3 regions: round(0.4 * 9) = 4 and round(0.7 * 9) = 6 pairs."""
     views, features = _random_batch(generator)
     method = Vicregl(VicreglConfig(**SMALL, **fields), context_of_width(7))
+    method.shares = None  # maps are no encoder's
     output = method.training_loss(views, features, step=0, generator=generator)
     whole = [method.projector(one.pooled).tolist() for one in features]
     expected = 0.75 * sum(vicreg_loop(*whole, **WEIGHTS).values())
@@ -112,6 +113,7 @@ def test_a_mirrored_view_is_paired_where_it_was_in_the_image(generator):
     maps = torch.randn(3, 7, 3, 3, generator=generator)
     only_distance = {"variance_weight": 0.0, "covariance_weight": 0.0, "local_best_frac": 1.0}
     method = Vicregl(VicreglConfig(**SMALL, **only_distance), context_of_width(7))
+    method.shares = None  # maps are no encoder's
 
     def location_loss(second, *, flipped):
         views = [_views(boxes), _views(boxes, flipped=flipped)]
@@ -135,6 +137,7 @@ def test_only_the_part_that_both_views_show_is_paired_by_location(generator):
     def location_loss(best_frac):
         config = VicreglConfig(**{**SMALL, **fields, "local_best_frac": best_frac})
         method = Vicregl(config, context_of_width(7))
+        method.shares = None  # maps are no encoder's
         output = method.training_loss(views, features, step=0, generator=generator)
         return float(output.terms["location_loss"])
 
@@ -145,6 +148,7 @@ def test_only_the_part_that_both_views_show_is_paired_by_location(generator):
 def test_alpha_of_one_is_vicreg(generator):
     views, features = _random_batch(generator)
     method = Vicregl(VicreglConfig(**SMALL, alpha=1.0), context_of_width(7))
+    method.shares = None  # maps are no encoder's
     output = method.training_loss(views, features, step=0, generator=generator)
     whole = [method.projector(one.pooled).tolist() for one in features]
     expected = sum(vicreg_loop(*whole, **WEIGHTS).values())

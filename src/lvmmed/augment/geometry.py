@@ -10,6 +10,7 @@ Letters used in shapes:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from lvmmed.augment.rows import move, select_rows
 from lvmmed.types import InputError
+from lvmmed.uploads import upload
 
 NUM_TRIES = 10
 """Boxes drawn for an image before the centred fallback, as in torchvision."""
@@ -194,16 +196,19 @@ def separable_product(
         return torch.matmul(down[:, None], narrow)
 
 
-def region_centers(crops: Crops, *, rows: int, cols: int) -> Float[Tensor, "B R C 2"]:
+def region_centers(
+    crops: Crops, *, rows: int, cols: int, shares: Sequence[float] | None = None
+) -> Float[Tensor, "B R C 2"]:
     """Locate the centre of every region of a view in its source image.
 
-    The crop is cut into rows x cols equal cells; a centre lies half a cell from its cell's
-    borders, so every centre is inside the crop: 16, 48, ... 208 for 224 px and 7 columns.
+    Without `shares` the crop is cut into rows x cols equal cells; a centre lies half a cell from
+    its cell's borders: 16, 48, ... 208 for 224 px and 7 columns.
 
     Args:
         crops: where the views came from.
         rows: regions along the height, at least 1.
         cols: regions along the width, at least 1.
+        shares: centres along a side of the view, as shares of it, for rows and columns alike.
 
     Returns:
         Centres as (x, y) source pixels. In a flipped view the columns run from right to left,
@@ -214,9 +219,14 @@ def region_centers(crops: Crops, *, rows: int, cols: int) -> Float[Tensor, "B R 
     """
     if rows < 1 or cols < 1:
         raise InputError(f"rows, cols: got {rows}, {cols}; a region grid needs at least 1 x 1")
+    if shares is not None and not len(shares) == rows == cols:
+        raise InputError(f"shares: got {len(shares)}, need one for each of {rows} x {cols} regions")
     x0, y0, x1, y1 = (edge[:, None] for edge in crops.box.unbind(1))
-    x_frac = (torch.arange(cols, device=crops.box.device) + 0.5) / cols
-    y_frac = (torch.arange(rows, device=crops.box.device) + 0.5) / rows
+    if shares is None:
+        x_frac = (torch.arange(cols, device=crops.box.device) + 0.5) / cols
+        y_frac = (torch.arange(rows, device=crops.box.device) + 0.5) / rows
+    else:
+        x_frac = y_frac = upload(torch.tensor(shares), crops.box.device)
     x_frac = torch.where(crops.flipped[:, None], 1 - x_frac, x_frac)
     x = (x0 + (x1 - x0) * x_frac)[:, None, :].expand(-1, rows, -1)
     y = (y0 + (y1 - y0) * y_frac)[:, :, None].expand(-1, -1, cols)

@@ -108,9 +108,11 @@ class Views:
         """Take some views, by slice or by a vector of row numbers."""
         return select_rows(self, rows)
 
-    def region_centers(self, rows: int, cols: int) -> Float[Tensor, "B R C 2"]:
+    def region_centers(
+        self, rows: int, cols: int, *, shares: Sequence[float] | None = None
+    ) -> Float[Tensor, "B R C 2"]:
         """Centres (x, y) in source pixels of the regions seen at row r, column c of each view."""
-        return region_centers(self.crops, rows=rows, cols=cols)
+        return region_centers(self.crops, rows=rows, cols=cols, shares=shares)
 
 
 def pad_images(images: Sequence[np.ndarray]) -> ImageBatch:

@@ -73,12 +73,22 @@ class BatchSampler:
         self._cache: dict[int, tuple[int, np.ndarray]] = {}
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Batches until as many units were drawn as all groups hold (rounded up).
+    def images_per_epoch(self) -> int:
+        """Images drawn until as many units were drawn as all groups hold.
 
-        Without `groups` every image was seen by then; with them a large group may need longer.
+        All images, and those that top up blocks. Without `groups` every image was seen by then;
+        with them a large group may need longer.
         """
-        return -(-sum(self._num_units) * self._unit // self.batch_size)
+        return sum(self._num_units) * self._unit
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches that an epoch touches: `images_per_epoch` over the batch, rounded up.
+
+        As batches straddle the borders of epochs, several epochs take fewer steps than as many
+        times this number.
+        """
+        return -(-self.images_per_epoch // self.batch_size)
 
     def batch(self, step: int) -> np.ndarray:
         """List the images of one step; the same answer in any order of calls.

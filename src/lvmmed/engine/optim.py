@@ -16,8 +16,16 @@ TRUST_COEFFICIENT = 1e-3
 """LARS: step length as a fraction of the norm of the weights."""
 NUM_HALVINGS = 4
 """Halvings of the schedule `halving`, at equal distances over the run."""
-NO_DECAY_NAMES = ("pos_embed", "cls_token", "reg_token", "rel_pos")
-"""Parameters of transformers that are no weights of a map, whatever their shape."""
+NO_DECAY_NAMES = (
+    "pos_embed",
+    "cls_token",
+    "reg_token",
+    "rel_pos",
+    "relative_position_bias_table",
+)
+"""Parameters of transformers that are no weights of a map, whatever their shape.
+
+`rel_pos` is how SAM calls its tables of relative positions, the last one how Swin and BEiT do."""
 
 
 def learning_rate_at(step: int, *, num_steps: int, config: TrainConfig) -> float:

@@ -129,7 +129,8 @@ def swav(train: Mapping[str, Any]) -> Recipe:
 def deepcluster(train: Mapping[str, Any]) -> Recipe:
     """DeepCluster v2 (Caron et al. 2020): six small crops; the paper uses LARS, 3 x 3000 clusters.
 
-    One pass over all images goes before the first step, so that there are clusters to begin with.
+    One pass over all images, in random order, goes before the first step, so that there are
+    clusters to begin with.
     """
     return _on_one_footing(
         "deepcluster", "k-means of all images once an epoch, then naming", train, small_crops=6

@@ -189,18 +189,24 @@ class ImageFeed:
         draw = self._coming.pop(step).result()
         return replace(draw, wait_s=time.perf_counter() - started)
 
-    def all_images(self, batch_size: int) -> Iterator[Draw]:
-        """Go once over all images that are trained on, in their order.
+    def all_images(self, batch_size: int, *, generator: torch.Generator) -> Iterator[Draw]:
+        """Go once over all images that are trained on, in a random order.
+
+        A store holds one data set after the other; in its order a batch would be of one data set,
+        and batch normalisation would take away what sets that apart from the others.
 
         Args:
-            batch_size: images at once over all ranks; the last batch is filled up from the start.
+            batch_size: images at once over all ranks; the last batch is filled up from the start
+                of the order.
+            generator: of the order; in the same state on all ranks.
 
         Yields:
             Draw: the images of one batch.
         """
         num = len(self._rows)
+        order = torch.randperm(num, generator=generator).numpy()
         for start in range(0, num, batch_size):
-            yield self._load(np.arange(start, start + batch_size) % num)
+            yield self._load(order[np.arange(start, start + batch_size) % num])
 
     def _step(self, step: int) -> Draw:
         return self._load(self._sampler.batch(step))

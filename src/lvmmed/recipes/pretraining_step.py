@@ -107,8 +107,13 @@ class Learner:
 
     @torch.no_grad()
     def remember(self, feed: ImageFeed) -> None:
-        """Show the method all images that are trained on once, as it asks for before step 0."""
-        for number, draw in enumerate(feed.all_images(self._config.train.batch_size)):
+        """Show the method all images that are trained on once, as it asks for before step 0.
+
+        Batches are mixed as those of training are, since normalisation uses their statistics.
+        """
+        generator = step_generator(self._config.train.seed, 0, "memory order")
+        draws = feed.all_images(self._config.train.batch_size, generator=generator)
+        for number, draw in enumerate(draws):
             views = self.views(draw, step=number, stream="memory")
             features = self.encode(views)
             with self.arithmetic():

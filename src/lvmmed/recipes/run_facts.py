@@ -1,5 +1,6 @@
 """What is known of a pre-training run before anything is loaded, and refusing what cannot work."""
 
+import math
 from dataclasses import dataclass
 
 from lvmmed import distributed
@@ -20,20 +21,40 @@ def graph_size(config: RunConfig) -> int | None:
     return config.method.graph_size if isinstance(config.method, LvmMedConfig) else None
 
 
-def run_length(config: RunConfig, *, steps_per_epoch: int) -> int:
-    """Length of a run in steps; a part of an epoch is rounded, to one step at least."""
+def run_length(config: RunConfig, *, images_per_epoch: int) -> int:
+    """Length of a run in steps.
+
+    Epochs become epochs * images_per_epoch / batch_size steps, rounded up once at the end, as
+    batches straddle the borders of epochs: so many passes are complete, and less than one batch
+    is trained on beyond them.
+
+    Args:
+        config: of the run.
+        images_per_epoch: images that are drawn in a pass.
+
+    Returns:
+        At least 1.
+    """
     if config.train.steps is not None:
         return config.train.steps
-    return max(1, round((config.train.epochs or 0.0) * steps_per_epoch))
+    num_steps = (config.train.epochs or 0.0) * images_per_epoch / config.train.batch_size
+    return max(1, math.ceil(round(num_steps, 6)))  # 0.07 * 100 is above 7
 
 
-def run_facts(config: RunConfig, *, num_images: int, steps_per_epoch: int) -> RunFacts:
+def run_facts(
+    config: RunConfig,
+    *,
+    num_images: int,
+    steps_per_epoch: int,
+    images_per_epoch: int | None = None,
+) -> RunFacts:
     """Collect what is known of a run before anything is loaded.
 
     Args:
         config: of the run.
         num_images: images that are trained on.
-        steps_per_epoch: steps of a pass over them.
+        steps_per_epoch: whole steps that a pass over them touches.
+        images_per_epoch: images that are drawn in a pass; None = each image once.
 
     Returns:
         What methods check and are built from.
@@ -44,7 +65,7 @@ def run_facts(config: RunConfig, *, num_images: int, steps_per_epoch: int) -> Ru
         batch_size=config.train.batch_size,
         num_images=num_images,
         steps_per_epoch=steps_per_epoch,
-        num_steps=run_length(config, steps_per_epoch=steps_per_epoch),
+        num_steps=run_length(config, images_per_epoch=images_per_epoch or num_images),
         num_small_crops=config.views.small_crops,
         num_ranks=distributed.world_size(),
     )
@@ -85,7 +106,10 @@ def plan_run(config: RunConfig, store: Store) -> RunPlan:
         seed=config.train.seed,
     )
     facts = run_facts(
-        config, num_images=len(held_out.train), steps_per_epoch=sampler.steps_per_epoch
+        config,
+        num_images=len(held_out.train),
+        steps_per_epoch=sampler.steps_per_epoch,
+        images_per_epoch=sampler.images_per_epoch,
     )
     return RunPlan(held_out=held_out, sampler=sampler, facts=facts)
 

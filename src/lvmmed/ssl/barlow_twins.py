@@ -75,7 +75,8 @@ class BarlowTwins(Method):
     negatives nor a teacher.
 
     Differs from the paper (Zbontar et al. 2021) in: both views pass the encoder in one call, so
-    that its batch normalisation sees them together; variances get 1e-5 before the root.
+    that its batch normalisation sees them together; variances get 1e-5 before the root; both views
+    come from one distribution and are not solarised (the paper takes those of BYOL).
     """
 
     def __init__(self, config: BarlowTwinsConfig, context: MethodContext) -> None:

@@ -111,8 +111,10 @@ class Deepcluster(Method):
 
     Differs from the paper in: before the first step all images are embedded once, so that the first
     clusters are of images; clusterings differ by their start and by the view (first and second in
-    turn) whose embeddings they group; an empty cluster moves to an image that fits badly. An image
-    that an epoch leaves out keeps its embedding.
+    turn) whose embeddings they group; an empty cluster moves to an image that fits badly; an epoch
+    is rounded up to whole steps; batch normalisation of the projector sees one view at a time; only
+    full views move the encoder's running statistics. An image that an epoch leaves out keeps its
+    embedding.
     """
 
     memory: Float[Tensor, "2 N F"]

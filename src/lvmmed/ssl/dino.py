@@ -134,9 +134,11 @@ class Dino(Method):
     sharpened, so that they do not spread evenly.
 
     Differs from the paper (Caron et al. 2021) in: the warm-up of the teacher's temperature and the
-    freezing of prototypes are shares of the run; views of one size pass the encoder in one call;
-    weight decay is constant; the encoder that is kept is the student's (the paper keeps the
-    teacher's).
+    freezing of prototypes are shares of the run; views of one size pass the encoder in one call,
+    and only full ones move its running statistics; both full views come from one distribution and
+    are not solarised (the paper takes those of BYOL, of different chances of blur and
+    solarisation); weight decay is constant; the encoder that is kept is the student's (the paper
+    keeps the teacher's).
     """
 
     center: Float[Tensor, " K"]

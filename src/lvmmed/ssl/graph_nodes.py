@@ -5,6 +5,7 @@ Letters used in shapes:
     F: length of a projection.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,12 @@ class GraphNodes:
 
 
 def nodes_of_view(
-    view: Views, features: Features, projector: Projector, *, has_regions: bool
+    view: Views,
+    features: Features,
+    projector: Projector,
+    *,
+    has_regions: bool,
+    shares: Sequence[float] | None,
 ) -> GraphNodes:
     """Project a view, and prepare the regions of its map where they are to be compared.
 
@@ -51,13 +57,14 @@ def nodes_of_view(
         features: of the view.
         projector: of pooled features.
         has_regions: whether regions are compared.
+        shares: where positions of the map lie, as `regions_of` takes them.
 
     Returns:
         Nodes of this process's images.
     """
     directions = None
     if has_regions:
-        regions = regions_of(view, features)
+        regions = regions_of(view, features, shares)
         directions = directions_of(regions.features, regions.centers, is_half=features.is_half)
     return GraphNodes(nodes=projector(features.pooled.float()), regions=directions)
 

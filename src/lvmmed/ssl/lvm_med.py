@@ -25,6 +25,7 @@ from lvmmed.matching.imle import MatchingLoss, Solver, matching_loss
 from lvmmed.models.backbones import Features
 from lvmmed.models.heads import Projector
 from lvmmed.models.message_passing import MessagePassing
+from lvmmed.models.receptive_fields import position_shares
 from lvmmed.ssl.batch_assignment import (
     BatchAssignment,
     batch_assignment_loss,
@@ -69,6 +70,7 @@ class LvmMed(Method):
         super().__init__()
         self.config = config
         self._num_steps = context.facts.num_steps
+        self.shares = position_shares(context.backbone, context.facts.size_px)
         self.training_solver = GraphedSolve()
         self.projector = Projector(
             context.backbone.width,
@@ -151,6 +153,7 @@ class LvmMed(Method):
                     views,
                     features,
                     self.region_projector,
+                    shares=self.shares,
                     best_frac=self.config.local_best_frac,
                     num_pairs=self.config.region_pairs,
                     assign=partial(self._assign, step=step, generator=generator),
@@ -245,8 +248,9 @@ class LvmMed(Method):
 
     def _sides(self, views: list[Views], features: list[Features]) -> list[GraphNodes]:
         """Project both full views, and lay out their maps where regions are compared."""
+        has_regions = self.config.alpha < 1
         return [
-            nodes_of_view(view, one, self.projector, has_regions=self.config.alpha < 1)
+            nodes_of_view(view, one, self.projector, has_regions=has_regions, shares=self.shares)
             for view, one in zip(views[:2], features[:2], strict=True)
         ]
 

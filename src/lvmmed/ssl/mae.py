@@ -170,7 +170,9 @@ class Mae(Method):
 
     Differs from the paper in: both views of an image are drawn from, each as a sample of its own
     with its own mask, where the paper has one crop; the decoder is lighter and sees no class
-    token; the arithmetic of the decoder is that of the encoder.
+    token; the arithmetic of the decoder is that of the encoder; positions of encoder and decoder
+    are learnt from a random start (the paper's are fixed sines and cosines); views are jittered,
+    greyed and blurred as in all recipes (the paper crops and flips only).
     """
 
     def __init__(self, config: MaeConfig, context: MethodContext) -> None:

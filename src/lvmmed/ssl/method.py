@@ -1,7 +1,8 @@
 """The contract of a self-supervised method."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +22,7 @@ class RunFacts:
         size_px: side of a full view in pixels.
         batch_size: images a step over all ranks.
         num_images: images that are trained on.
-        steps_per_epoch: steps of a pass over them.
+        steps_per_epoch: whole steps that a pass over them touches.
         num_steps: length of the run.
         num_small_crops: small crops of each image.
         num_ranks: processes.
@@ -72,6 +73,9 @@ class LossOutput:
 def encode_views(backbone: Backbone, views: list[Views]) -> list[Features]:
     """Encode views of one size in one call each, so that batch normalisation sees them together.
 
+    Only the largest views, which are what whole images look like, move running statistics: small
+    crops, encoded last, would else make up most of what the encoder normalises by in evaluation.
+
     Args:
         backbone: the encoder.
         views: in any number; those of one size need not stand side by side.
@@ -80,15 +84,41 @@ def encode_views(backbone: Backbone, views: list[Views]) -> list[Features]:
         Features of each view, in order.
     """
     features: dict[int, Features] = {}
-    for size in dict.fromkeys(view.images.shape[-1] for view in views):
-        places = [i for i, view in enumerate(views) if view.images.shape[-1] == size]
+    sizes = [view.images.shape[-1] for view in views]
+    for size in dict.fromkeys(sizes):
+        places = [i for i, one in enumerate(sizes) if one == size]
         images = torch.cat([views[place].images for place in places])
-        encoded = backbone(images.contiguous(memory_format=torch.channels_last))
+        with nullcontext() if size == max(sizes) else buffers_left_alone(backbone):
+            encoded = backbone(images.contiguous(memory_format=torch.channels_last))
         lengths = [len(views[place]) for place in places]
         parts = zip(encoded.map.split(lengths), encoded.pooled.split(lengths), strict=True)
         for place, (feature_map, pooled) in zip(places, parts, strict=True):
             features[place] = Features(map=feature_map, pooled=pooled, is_half=encoded.is_half)
     return [features[place] for place in range(len(views))]
+
+
+@contextmanager
+def buffers_left_alone(module: nn.Module) -> Iterator[None]:
+    """Let what is called meanwhile move copies of a module's buffers, such as running statistics.
+
+    The buffers themselves are set aside and put back: to write their old values into them would
+    spoil the gradient, as torch's batch normalisation keeps them for its backward pass.
+
+    Args:
+        module: whose buffers, and those of the modules inside.
+    """
+    kept = [
+        (owner, name, buffer)
+        for owner in module.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+    ]
+    try:
+        for owner, name, buffer in kept:
+            setattr(owner, name, buffer.clone())
+        yield
+    finally:
+        for owner, name, buffer in kept:
+            setattr(owner, name, buffer)
 
 
 class Method(nn.Module, ABC):

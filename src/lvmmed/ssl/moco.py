@@ -9,7 +9,7 @@ Letters used in shapes:
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
@@ -24,6 +24,9 @@ from lvmmed.ssl.losses import ContrastiveLoss
 from lvmmed.ssl.method import LossOutput, Method, MethodContext, RunFacts, encode_views
 from lvmmed.ssl.momentum import Teacher
 from lvmmed.types import InputError
+
+UNKNOWN = -1
+"""Number of an image whose number is not known."""
 
 
 class MocoConfig(MethodConfig):
@@ -48,7 +51,7 @@ class MocoConfig(MethodConfig):
 
 
 def check_moco(config: MocoConfig, facts: RunFacts) -> None:
-    """Refuse a queue of broken steps, one that never fills, and one with keys of the query's image.
+    """Refuse a queue of broken steps, one that never fills, and one longer than the images.
 
     Args:
         config: of the method.
@@ -75,14 +78,15 @@ def check_moco(config: MocoConfig, facts: RunFacts) -> None:
     if length > num_keys:
         raise InputError(
             f"method.queue_length: got {length}, need at most the {num_keys} keys of the whole run "
-            f"({facts.num_steps} steps of {per_step}), or the random vectors that it starts with "
-            f"never leave it; set it to {longest} or less, or train longer"
+            f"({facts.num_steps} steps of {per_step}), or it is never full; set it to {longest} "
+            "or less, or train longer"
         )
     if length > num_distinct:
         raise InputError(
             f"method.queue_length: got {length}, need at most the {num_distinct} keys of one pass "
-            f"over the {facts.num_images} images that are trained on, or an image has to be told "
-            f"from itself; set method.queue_length={longest} or less, or prepare more images"
+            f"over the {facts.num_images} images that are trained on, as further ones are older "
+            f"keys of the same images; set method.queue_length={longest} or less, or prepare more "
+            "images"
         )
 
 
@@ -91,22 +95,24 @@ def queue_contrast(
     keys: Float[Tensor, "B F"],
     queue: Float[Tensor, "K F"],
     *,
+    is_negative: Bool[Tensor, "B K"],
     temperature: float,
 ) -> ContrastiveLoss:
-    """Tell the key of each query from all keys in the queue (InfoNCE).
+    """Tell the key of each query from keys in the queue (InfoNCE).
 
-    loss = mean over i of -log( exp(q_i.k_i / t) / (exp(q_i.k_i / t) + sum over j of
-    exp(q_i.n_j / t)) ) with queries q, keys k and queue n scaled to length 1.
+    loss = mean over i of -log( exp(q_i.k_i / t) / (exp(q_i.k_i / t) + sum over the negatives j of
+    i of exp(q_i.n_j / t)) ) with queries q, keys k and queue n scaled to length 1.
 
     Args:
         queries: of this process's images; need not be normalised, a zero vector has cosine 0.
         keys: of other views of the same images, in the same order.
-        queue: keys of other images.
+        queue: keys of earlier steps.
+        is_negative: which of them each query is told from.
         temperature: t above.
 
     Returns:
-        Loss and accuracy in fp32 (fp64 for fp64 inputs); a key that is only as near as another one
-        of the queue is not told apart.
+        Loss and accuracy in fp32 (fp64 for fp64 inputs); a key that is only as near as a negative
+        is not told apart. A query without negatives has loss 0 and counts as told apart.
 
     Source:
         He et al. 2019, equation 1.
@@ -116,7 +122,7 @@ def queue_contrast(
         functional.normalize(one.to(dtype), dim=1) for one in (queries, keys, queue)
     )
     positive = (unit_q * unit_k).sum(1, keepdim=True)  # [B, 1]
-    negative = unit_q @ unit_n.T  # [B, K]
+    negative = (unit_q @ unit_n.T).masked_fill(~is_negative, float("-inf"))  # [B, K]
     logits = torch.cat([positive, negative], dim=1) / temperature
     target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     accuracy = (positive > negative).all(1).to(dtype).mean()
@@ -129,17 +135,21 @@ class Moco(Method):
     """Tell the other view of an image from a queue of views of other images.
 
     The query comes from the encoder, its key from a copy that follows by a moving average; keys of
-    the last steps wait in a queue, so that there are many negatives whatever the batch. The queue
-    starts with random unit vectors (as in the authors' code), which are told apart with ease.
+    the last steps wait in a queue, so that there are many negatives whatever the batch.
 
-    Differs from the papers in: keys are not shuffled among GPUs. Shuffling keeps a query and its
-    key from sharing batch statistics, which would mark the key; here the statistics are those of
-    the whole batch, on one process as on many, and a shuffle would change nothing. So a key is
-    marked by its batch (and age), the queue's keys by others, the less the larger the batch: a
-    `queue_accuracy` above the `partner_accuracy`, which compares within the batch, shows it.
+    Differs from the papers in: older keys of a query's own image are no negatives of it (the queue
+    straddles epochs, and small stores bring an image back while its key still waits); the queue
+    starts empty, so that the loss of the first step is 0 (the authors' code starts with random
+    vectors, which are told apart with ease); keys are not shuffled among GPUs. Shuffling keeps a
+    query and its key from sharing batch statistics, which would mark the key; here the statistics
+    are those of the whole batch, on one process as on many, and a shuffle would change nothing. So
+    a key is marked by its batch (and age), the queue's keys by others, the less the larger the
+    batch: a `queue_accuracy` above the `partner_accuracy`, which compares within the batch, shows
+    it.
     """
 
     keys: Float[Tensor, "K F"]
+    key_images: Int64[Tensor, " K"]
     num_enqueued: Int64[Tensor, ""]
 
     def __init__(self, config: MocoConfig, context: MethodContext) -> None:
@@ -154,11 +164,12 @@ class Moco(Method):
             generator=context.generator,
         )
         self.teacher = Teacher(context.backbone, self.projector)
-        shape = (config.queue_length, config.projection_width)
-        drawn = torch.randn(shape, generator=context.generator)
-        self.register_buffer("keys", functional.normalize(drawn, dim=1))
+        length = config.queue_length
+        self.register_buffer("keys", torch.zeros(length, config.projection_width))
+        self.register_buffer("key_images", torch.full((length,), UNKNOWN))
         self.register_buffer("num_enqueued", torch.zeros((), dtype=torch.long))
         self._new_keys: list[Tensor] = []
+        self._new_images: list[Tensor] = []
 
     def encode(
         self,
@@ -190,22 +201,31 @@ class Moco(Method):
         """Contrast queries with their keys and the queue; keys join it in `after_step` only.
 
         Args:
-            views: two views; keys are made of the second one, or of both.
+            views: two views; keys are made of the second one, or of both. Where their
+                `image_index` is None, nothing tells a query's own keys in the queue.
             features: of the query views, as `encode` gave them.
             step: not used.
             generator: not used, nothing is random.
 
         Returns:
             The InfoNCE loss, a mean over both directions if it is symmetric. `queue_accuracy` is
-            the share of queries whose key is nearer than any key of the queue.
+            the share of queries whose key is nearer than any other image's in the queue.
         """
         queries, keys = self._project(views, features)
+        images = _image_numbers(views[0])
+        is_negative = self._negatives(images)
         with torch.autocast(self.keys.device.type, enabled=False):
             results = [
-                queue_contrast(query, key, self.keys, temperature=self.config.temperature)
+                queue_contrast(
+                    query,
+                    key,
+                    self.keys,
+                    is_negative=is_negative,
+                    temperature=self.config.temperature,
+                )
                 for query, key in zip(queries, keys, strict=True)
             ]
-        self._new_keys = keys
+        self._new_keys, self._new_images = keys, [images] * len(keys)
         loss = torch.stack([one.loss for one in results]).mean()
         return LossOutput(
             total=loss,
@@ -259,8 +279,18 @@ class Moco(Method):
                 self.keys
             )
             self.keys[places] = functional.normalize(new, dim=1)
+            self.key_images[places] = torch.cat(
+                [all_gather(images.double()).long() for images in self._new_images]
+            )
             self.num_enqueued += len(new)
-            self._new_keys = []
+            self._new_keys, self._new_images = [], []
+
+    def _negatives(self, images: Int64[Tensor, " B"]) -> Bool[Tensor, "B K"]:
+        """Which keys of the queue are of other images: enqueued ones, own ones left out."""
+        is_enqueued = torch.arange(len(self.keys), device=images.device) < self.num_enqueued
+        own = images.unsqueeze(1)  # [B, 1]
+        is_own = (own == self.key_images) & (own != UNKNOWN)
+        return is_enqueued & ~is_own
 
     def _project(
         self, views: list[Views], features: list[Features]
@@ -270,3 +300,9 @@ class Moco(Method):
             queries = [self.projector(one.pooled.float()) for one in features]
         others = views[1:2] if len(features) == 1 else [views[1], views[0]]
         return queries, self.teacher.project(others)
+
+
+def _image_numbers(view: Views) -> Int64[Tensor, " B"]:
+    if view.image_index is not None:
+        return view.image_index
+    return torch.full((len(view),), UNKNOWN, device=view.images.device)

@@ -2,8 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from lvmmed.augment.views import Views
 from lvmmed.models.backbones import Backbone, Features
-from lvmmed.ssl.method import encode_views
+from lvmmed.ssl.method import buffers_left_alone, encode_views
 
 
 def cosine_momentum(step: int, *, num_steps: int, start: float) -> float:
@@ -37,8 +36,9 @@ class Teacher(nn.Module):
     """A copy of an encoder and its head that no gradient trains.
 
     Only `follow` changes it: normalisation uses the batch at hand, as the student's does, and the
-    running statistics that a forward pass would move are put back, so that a loss can be computed
-    twice and diagnostics leave no trace.
+    running statistics that a forward pass would move are left alone, so that a loss can be computed
+    twice and diagnostics leave no trace. Dropout and stochastic depth, which some encoders come
+    with, are off, so that targets are those of the whole network.
 
     Args:
         backbone: what is copied; the copy starts equal.
@@ -50,6 +50,22 @@ class Teacher(nn.Module):
         self.backbone = copy.deepcopy(backbone)
         self.head = copy.deepcopy(head)
         self.requires_grad_(False)
+        self.train(backbone.training)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Switch batch normalisation to training (`mode`) or evaluation, where all else stays.
+
+        Args:
+            mode: as in torch; statistics that the encoder keeps frozen stay frozen.
+
+        Returns:
+            The teacher.
+        """
+        super().train(mode)
+        for module in self.modules():
+            if not isinstance(getattr(module, "running_mean", None), Tensor):
+                module.training = False
+        return self
 
     @torch.no_grad()
     def encode(self, views: list[Views]) -> list[Features]:
@@ -61,7 +77,7 @@ class Teacher(nn.Module):
         Returns:
             Features of each view, in order, without gradient.
         """
-        with _buffers_put_back(self.backbone):
+        with buffers_left_alone(self.backbone):
             return encode_views(self.backbone, views)
 
     @torch.no_grad()
@@ -101,13 +117,3 @@ def _move(own: Iterable[Tensor], students: Iterable[Tensor], *, momentum: float)
             mine.lerp_(theirs, 1 - momentum)
         else:
             mine.copy_(theirs)
-
-
-@contextmanager
-def _buffers_put_back(module: nn.Module) -> Iterator[None]:
-    kept = [buffer.clone() for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, before in zip(module.buffers(), kept, strict=True):
-            buffer.copy_(before)

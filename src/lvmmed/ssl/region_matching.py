@@ -7,7 +7,7 @@ Letters used in shapes:
     F: length of a projection.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ def match_regions(
     features: list[Features],
     projector: Projector,
     *,
+    shares: Sequence[float] | None,
     best_frac: float,
     num_pairs: int,
     assign: Assign,
@@ -45,6 +46,7 @@ def match_regions(
         views: two views of the same images; where they were cut from says which regions are near.
         features: of both views.
         projector: of single regions.
+        shares: where positions of the map lie along a side of a view (`position_shares`).
         best_frac: share of the regions whose pairs are kept, in 0..1; at least one is.
         num_pairs: pairs that are matched, drawn among those; fewer where fewer are kept.
         assign: matches pairs of all images, [M, B, F] with [M, B, F].
@@ -56,7 +58,9 @@ def match_regions(
     Source:
         Pairs as in Bardes et al. 2022 (VICRegL), section 3; to match them is ours.
     """
-    regions = [regions_of(*both) for both in zip(views[:2], features[:2], strict=True)]
+    regions = [
+        regions_of(view, one, shares) for view, one in zip(views[:2], features[:2], strict=True)
+    ]
     vectors = [
         projector(one.features.float().flatten(0, 1)).unflatten(0, one.features.shape[:2])
         for one in regions

@@ -35,12 +35,22 @@ class Regions:
     centers: Float[Tensor, "B R 2"]
 
 
-def regions_of(views: Views, features: Features) -> Regions:
-    """Lay out the map of a view as regions with their places in the images."""
+def regions_of(views: Views, features: Features, shares: Sequence[float] | None) -> Regions:
+    """Lay out the map of a view as regions with their places in the images.
+
+    Args:
+        views: where the views were cut from.
+        features: of the views.
+        shares: where positions of the map lie along a side of a view (`position_shares`); None =
+            middles of equal cells.
+
+    Returns:
+        Regions row by row.
+    """
     rows, cols = features.map.shape[2:]
     return Regions(
         features=features.map.flatten(2).transpose(1, 2),
-        centers=views.region_centers(rows, cols).flatten(1, 2),
+        centers=views.region_centers(rows, cols, shares=shares).flatten(1, 2),
     )
 
 

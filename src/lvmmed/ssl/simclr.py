@@ -36,7 +36,8 @@ class Simclr(Method):
     is a classification of the partner.
 
     Differs from the paper (Chen et al. 2020) in: no bias before batch normalisation, and none
-    after the last layer's batch normalisation, which is left out.
+    after the last layer's batch normalisation, which is left out; batch normalisation of the
+    projector sees one view at a time.
     """
 
     def __init__(self, config: SimclrConfig, context: MethodContext) -> None:

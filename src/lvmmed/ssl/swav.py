@@ -129,7 +129,7 @@ class Swav(Method):
     to predict it.
 
     Differs from the paper in: queue and freezing are set as shares of the run; batch normalisation
-    of the projector sees one view at a time.
+    of the projector sees one view at a time; only full views move the encoder's running statistics.
     """
 
     queue: Float[Tensor, "2 L F"]

@@ -50,7 +50,8 @@ class Vicreg(Method):
 
     Differs from the paper (Bardes et al. 2021) in: the distance of both views is a mean over
     features, as in its algorithm 1 and its authors' code (equation 5 adds them up); both views
-    pass the encoder in one call, so that its batch normalisation sees them together. The variances
+    pass the encoder in one call, so that its batch normalisation sees them together; both views
+    come from one distribution and are not solarised, as the paper's are. The variances
     of both views are added up as in equation 6, where the authors' code takes their mean.
     """
 

@@ -20,6 +20,7 @@ from lvmmed.config import MethodConfig
 from lvmmed.models.backbones import Features
 from lvmmed.models.heads import Projector
 from lvmmed.models.positions import take_positions
+from lvmmed.models.receptive_fields import position_shares
 from lvmmed.ssl.figures import TIE_COSINE, partner_accuracy
 from lvmmed.ssl.method import LossOutput, Method, MethodContext, RunFacts
 from lvmmed.ssl.regions import RegionPairs, check_regions, pair_regions, regions_of
@@ -112,14 +113,16 @@ class Vicregl(Method):
     Differs from the paper (Bardes et al. 2022) in: means over pairs and over both directions,
     where the paper adds up; variance and covariance are taken over the images' k-th nearest pairs,
     then their mean over k; both views pass the encoder in one call; two full views, no smaller
-    ones; the criterion as `Vicreg` has it. Regions of a mirrored view lie where they were in the
-    image, while the authors' code has that switched off by default. In that code only the last
-    view counts in the global covariance; here both do.
+    ones, none solarised; the criterion as `Vicreg` has it. Regions lie where the encoder's
+    positions are centred, and in a mirrored view where they were in the image, while the authors'
+    code has the latter switched off by default. In that code only the last view counts in the
+    global covariance; here both do.
     """
 
     def __init__(self, config: VicreglConfig, context: MethodContext) -> None:
         super().__init__()
         self.config = config
+        self.shares = position_shares(context.backbone, context.facts.size_px)
         self.weights = VicregWeights(
             invariance=config.invariance_weight,
             variance=config.variance_weight,
@@ -242,7 +245,10 @@ class Vicregl(Method):
     ) -> tuple[list[RegionPairs], list[RegionPairs]]:
         """Pairs by location and pairs by features, each from both views to the other."""
         return pair_regions(
-            [regions_of(*both).centers for both in zip(views[:2], features[:2], strict=True)],
+            [
+                regions_of(view, one, self.shares).centers
+                for view, one in zip(views[:2], features[:2], strict=True)
+            ],
             regions,
             best_frac=self.config.local_best_frac,
             keep_all_features=self.config.local_keep_all_features,
