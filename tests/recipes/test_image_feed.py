@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from reference.medical_files import write_dicom
 from reference.tiny_store import write_tiny_store
 
 from lvmmed import distributed
 from lvmmed.config import DataConfig
+from lvmmed.data.prepare import prepare
 from lvmmed.data.store import Store
 from lvmmed.recipes.image_feed import ImageFeed, load_images, make_sampler, owners
 from lvmmed.types import InputError
@@ -96,7 +98,35 @@ def test_owners_are_patients_else_volumes_else_pixels(store, monkeypatch):
         "pixel_hash": ["h", "h", "h", None],
     }
     monkeypatch.setattr(Store, "column", lambda self, name: columns[name])  # noqa: ARG005
-    assert owners(store) == ["patient p", "volume v", "pixels h", "image 3"]
+    assert owners(store) == ["patient h/1", "volume h/1", "pixels h", "image 3"]
+
+
+def test_two_patients_of_equal_pixels_stay_two(store, monkeypatch):
+    columns = {
+        "patient_key": ["p", "q", "p"],
+        "volume_key": [None] * 3,
+        "pixel_hash": ["h", "h", "i"],
+    }
+    monkeypatch.setattr(Store, "column", lambda self, name: columns[name])  # noqa: ARG005
+    assert owners(store) == ["patient h/1", "patient h/2", "patient h/1"]
+
+
+def test_who_owns_what_is_the_same_under_every_salt(tmp_path, monkeypatch):
+    values = np.random.default_rng(0)
+    (tmp_path / "mr").mkdir()
+    for number in range(12):
+        pixels = values.integers(0, 2000, (32, 32)).astype(np.uint16)
+        header = {"PatientID": f"MRN-{number // 2}", "Modality": "MR"}
+        write_dicom(tmp_path / "mr" / f"{number:02d}.dcm", pixels, **header)
+    stores = []
+    for salt in ("first salt", "second salt"):
+        monkeypatch.setenv("LVMMED_SALT", salt)
+        prepare([str(tmp_path / "mr")], tmp_path / salt, size=24)
+        stores.append(Store.open(tmp_path / salt))
+    first, second = stores
+    assert set(first.column("patient_key")).isdisjoint(second.column("patient_key"))
+    assert owners(first) == owners(second)
+    assert len(set(owners(first))) == 6
 
 
 def test_balance_and_composition_reach_the_sampler(store):

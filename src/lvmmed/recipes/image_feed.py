@@ -1,6 +1,7 @@
 """Which images a step sees, and having them in memory before they are needed."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,14 +27,39 @@ NUM_AHEAD = 2
 
 
 def owners(store: Store) -> list[str]:
-    """Name who each image belongs to: its patient, else its volume, else its very pixels."""
-    columns = [store.column(name) for name in ("patient_key", "volume_key", "pixel_hash")]
+    """Name who each image belongs to: its patient, else its volume, else its very pixels.
+
+    The names are the same whatever the salt of the store's keys, as what is trained on hangs on
+    them.
+    """
+    columns = [unsalted(store, name) for name in ("patient_key", "volume_key")]
+    columns.append(store.column("pixel_hash"))
     names = ("patient", "volume", "pixels")
     result: list[str] = []
     for keys in zip(*columns, strict=True):
         known = [f"{name} {key}" for name, key in zip(names, keys, strict=True) if key]
         result.append(known[0] if known else f"image {len(result)}")
     return result
+
+
+def unsalted(store: Store, name: str) -> list[str | None]:
+    """Column of salted keys under names that no salt decides: pixels of the first image of each.
+
+    Args:
+        store: where the column is.
+        name: of the column.
+
+    Returns:
+        One name for each key; None stays None.
+    """
+    named: dict[str, str] = {}
+    taken: Counter[str] = Counter()
+    keys = store.column(name)
+    for key, pixels in zip(keys, store.column("pixel_hash"), strict=True):
+        if key is not None and key not in named:
+            taken[pixels] += 1
+            named[key] = f"{pixels}/{taken[pixels]}"
+    return [None if key is None else named[key] for key in keys]
 
 
 def load_images(store: Store, indices: Sequence[int]) -> ImageBatch:
@@ -97,7 +123,7 @@ def make_sampler(
 
 
 def _column(store: Store, name: str, rows: Int64[np.ndarray, " train"]) -> list[str | None]:
-    values = store.column(name)
+    values = unsalted(store, name) if name.endswith("_key") else store.column(name)
     return [None if values[row] is None else str(values[row]) for row in rows]
 
 
