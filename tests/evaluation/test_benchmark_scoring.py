@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from reference.benchmark_cells import make_benchmark, make_case_values, make_cell, make_predictions
+from scipy import stats
 
 from lvmmed.evaluation.benchmark_scoring import BenchmarkPlan, build_benchmark_table
 from lvmmed.evaluation.benchmark_table import Column, Encoder, MissingCell
@@ -198,6 +199,67 @@ def test_dice_is_compared_like_any_other_score():
     assert math.isclose(
         row.difference, np.subtract(*[np.mean(s.per_seed) for s in scored.values()])
     )
+
+
+def _gaps(own, other, **changes):
+    """Compare method a with b, whose cell is changed so."""
+    pairs = ((A, own), (B, other))
+    cells = [make_cell(encoder, COLUMN, cases) for encoder, cases in pairs]
+    cells[1] = replace(cells[1], **changes)
+    (row,) = build_benchmark_table(_plan((A, B)), cells, **FAST).comparisons
+    return row
+
+
+def test_one_repeat_of_a_trained_side_decides_nothing():
+    several, single = _scored(3.0, 1, num_seeds=3), _scored(0.2, 3)
+    for row in (_gaps(several, single), _gaps(single, several), _gaps(single, single)):
+        assert row.over_seeds is None
+        assert row.verdict in ("one seed", "not clear")
+    assert _gaps(several, single).p_holm < 0.05
+    assert _gaps(several, single).verdict == "one seed"
+
+
+def test_given_weights_stand_still_and_the_trained_side_has_students_interval():
+    several, single = _scored(3.0, 1, num_seeds=3), _scored(0.2, 3)
+    row = _gaps(several, single, is_given=True)
+    gaps = np.array(several.per_seed) - single.per_seed[0]
+    expected = stats.ttest_1samp(gaps, 0).confidence_interval()
+    assert row.over_seeds == pytest.approx((expected.low, expected.high))
+    assert row.verdict == "better"
+    # few-label subsets drawn anew for each seed make the given side vary as well
+    other = _scored(0.2, 3, num_seeds=2)
+    row = _gaps(several, other, is_given=True)
+    expected = stats.ttest_ind(several.per_seed, other.per_seed, equal_var=False)
+    interval = expected.confidence_interval()
+    assert row.over_seeds == pytest.approx((interval.low, interval.high))
+    assert _gaps(single, _scored(3.0, 2), is_given=True).over_seeds is None  # trained once
+
+
+def test_a_cell_without_some_of_its_seeds_is_never_best(cells):
+    short = replace(cells[1], seeds=(0, 1), missing_seeds=(2, 3))
+    table = build_benchmark_table(_plan(), [cells[0], short, cells[2]], **FAST)
+    assert [table.cell(e, COLUMN).is_best for e in (A, B, C)] == [True, False, False]
+    assert table.cell(B, COLUMN).p_against_best is not None
+    alone = build_benchmark_table(_plan((A, B)), [cells[0], short], **FAST)
+    assert not any(cell.is_best for cell in alone.cells)  # one complete cell is beside no other
+
+
+def test_where_no_test_is_possible_nothing_is_told_apart_from_the_best():
+    """AUROC with one case of a class: its spread over cases is not known."""
+    column = Column(task="breast", split="test", metric="linear.auroc")
+    labels = np.array([0] * 40 + [1] * 19 + [2])
+    cells = []
+    for encoder, skill in ((A, 3.0), (B, 0.5)):
+        predictions = make_predictions(skill, seed=1)
+        known = make_predictions(skill, seed=1).probabilities + 0.3 * np.eye(3)[labels]
+        shares = (known / known.sum(axis=2, keepdims=True)).astype(np.float32)
+        predictions = replace(predictions, labels=labels, probabilities=shares)
+        cells.append(make_cell(encoder, column, score_predictions([predictions], "auroc")))
+    table = build_benchmark_table(_plan((A, B), (column,)), cells, **FAST)
+    (best,) = [cell for cell in table.cells if cell.is_best]
+    (other,) = [cell for cell in table.cells if not cell.is_best]
+    assert (other.p_against_best, other.is_untested, other.is_near_best) == (None, True, True)
+    assert not best.is_near_best
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,15 @@ def test_near_the_best_is_what_the_test_cannot_tell_from_it(p, is_near):
 @pytest.mark.parametrize(
     ("column", "difference", "p_holm", "over_seeds", "verdict"),
     [
-        (TEST, 0.1, 0.01, None, "better"),
+        (TEST, 0.1, 0.01, None, "one seed"),
+        (TEST, 0.1, 0.05, None, "not clear"),
         (TEST, 0.1, 0.01, (0.05, 0.15), "better"),
         (TEST, 0.1, 0.01, (-0.05, 0.25), "not clear"),
         (TEST, -0.1, 0.01, (-0.15, -0.05), "worse"),
         (TEST, 0.1, 0.05, (0.05, 0.15), "not clear"),
         (TEST, 0.1, None, None, "not clear"),
-        (COST, 0.1, 0.01, None, "worse"),
-        (COST, -0.1, 0.01, None, "better"),
+        (COST, 0.1, 0.01, (0.05, 0.15), "worse"),
+        (COST, -0.1, 0.01, (-0.15, -0.05), "better"),
     ],
 )
 def test_a_comparison_is_clear_over_cases_and_over_seeds_and_low_costs_are_better(
@@ -97,6 +98,11 @@ def test_a_comparison_is_clear_over_cases_and_over_seeds_and_low_costs_are_bette
         over_seeds=over_seeds,
     )
     assert found.verdict == verdict
+
+
+def test_what_no_test_can_set_against_the_best_is_not_told_apart_from_it():
+    assert replace(CELL, is_untested=True).is_near_best
+    assert not CELL.is_near_best  # as where there is no other encoder
 
 
 def _probe(metric, task="breast"):

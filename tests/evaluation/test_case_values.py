@@ -35,6 +35,14 @@ def test_mean_over_classes_of_means_over_cases_that_have_a_value():
     np.testing.assert_allclose(mean_over_classes(values, weights), [0.4, 0.45, np.nan])
 
 
+def test_a_class_without_a_value_in_any_case_is_left_out():
+    values = np.array([[0.8, np.nan], [0.4, np.nan]])
+    weights = np.array([[1, 1], [3, 1], [0, 0]])
+    np.testing.assert_allclose(mean_over_classes(values, weights), [0.6, 0.7, np.nan])
+    np.testing.assert_allclose(value_contributions(values), [0.4, 0.2])
+    assert np.isnan(mean_over_classes(np.full((2, 1), np.nan), weights)).all()
+
+
 def test_parts_add_up_to_the_mean():
     values = np.array([[0.8, np.nan], [0.4, 0.2]])
     np.testing.assert_allclose(value_contributions(values), [0.2, 0.2])

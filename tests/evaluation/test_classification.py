@@ -1,5 +1,6 @@
 """Oracles: scikit-learn and torchmetrics on random cases, and arithmetic by hand in comments."""
 
+import functools
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from lvmmed.evaluation.classification import (
     confusion_counts,
     weighted_scores,
 )
+from lvmmed.evaluation.statistics import bootstrap_interval
 
 
 def _random_cases(num_cases, num_classes, seed):
@@ -122,6 +124,40 @@ def test_quadratic_kappa_punishes_far_confusions_more():
     labels = np.array([0, 1, 2, 3])
     kappas = [classification_scores(p, labels)["quadratic_kappa"] for p in (near, far)]
     assert kappas[0] > kappas[1]
+
+
+def test_a_resample_that_lacks_a_class_has_no_mean_over_classes():
+    """Classes of 50, 48 and 2 cases; the last is never predicted."""
+    labels = np.repeat([0, 1, 2], [50, 48, 2])
+    probabilities = np.eye(3)[np.where(labels == 2, 0, labels)]
+    whole, lost = np.ones(100), np.where(labels == 2, 0.0, 1.0)
+    scores = weighted_scores(probabilities, labels, np.stack([whole, lost]))
+    # recalls 1, 1 and 0; F1 100 / 102, 1 and 0
+    assert scores["balanced_accuracy"] == pytest.approx([2 / 3, np.nan], nan_ok=True)
+    assert scores["macro_f1"] == pytest.approx([(100 / 102 + 1) / 3, np.nan], nan_ok=True)
+    assert np.isnan(scores["auroc"]).tolist() == [False, True]
+    assert scores["accuracy"] == pytest.approx([0.98, 1.0])
+    interval = bootstrap_interval(
+        functools.partial(weighted_scores, probabilities, labels),
+        [str(i) for i in range(100)],
+        generator=np.random.default_rng(1),
+        num_resamples=2000,
+    )["balanced_accuracy"]
+    # the last class never counts more than 0, whatever is drawn: recalls 1, 1 and 0
+    assert (interval.low, interval.high) == pytest.approx((2 / 3, 2 / 3))
+    # chance that neither of two cases is drawn: 0.98^100 = 0.133
+    assert interval.num_undefined == pytest.approx(2000 * 0.98**100, rel=0.2)
+
+
+def test_a_class_that_is_predicted_alone_counts_in_f1_in_every_resample():
+    """The third class has no case; scikit-learn counts its F1 as 0."""
+    labels, predicted = np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1])
+    for weights in (np.ones(4), np.array([2, 0, 1, 1])):
+        found = weighted_scores(np.eye(3)[predicted], labels, weights[None])["macro_f1"][0]
+        expected = sk.f1_score(
+            labels, predicted, average="macro", sample_weight=weights, zero_division=0
+        )
+        assert found == pytest.approx(expected)
 
 
 def test_a_class_absent_from_the_test_leaves_auroc_undefined_and_the_rest_defined():

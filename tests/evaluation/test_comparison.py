@@ -87,6 +87,26 @@ def test_a_single_seed_has_no_spread_and_undefined_scores_are_null():
     assert found.to_json() == {"mean": None, "ci95": None, "per_seed": [None], "seed_std": None}
 
 
+def test_the_share_of_resamples_without_a_score_is_kept():
+    labels = np.repeat([0, 1, 2], [50, 48, 2])
+    table = Predictions(
+        model="linear",
+        split="test",
+        classes=("a", "b", "c"),
+        files=tuple(map(str, range(100))),
+        groups=tuple(map(str, range(100))),
+        labels=labels,
+        seeds=(0,),
+        probabilities=np.eye(3, dtype=np.float32)[labels][None],
+    )
+    found = summarise_predictions([table])["test"]
+    # neither of two cases of a class is drawn: 0.98^100 = 0.133
+    for name in ("balanced_accuracy", "macro_f1", "auroc"):
+        written = found[f"linear.{name}"].to_json()
+        assert written["undefined_share"] == pytest.approx(0.98**100, rel=0.2)
+    assert "undefined_share" not in found["linear.accuracy"].to_json()
+
+
 def test_figures_repeat_exactly():
     assert summarise_predictions([_table([0.6])]) == summarise_predictions([_table([0.6])])
 

@@ -18,6 +18,7 @@ from lvmmed.evaluation.segmentation import (
     mean_overlaps,
     overlap_scores,
     read_overlap_cases,
+    without_absent,
 )
 from lvmmed.types import InputError
 
@@ -48,6 +49,40 @@ def test_each_class_of_a_case_has_its_own_score():
     found = overlap_scores(_masks("110300000"), _masks("101000000"), num_classes=4)
     np.testing.assert_allclose(found.dice, [[0.5, 1, 0]])
     np.testing.assert_allclose(found.iou, [[1 / 3, 1, 0]])
+
+
+def test_a_class_that_no_truth_of_a_split_has_is_no_part_of_its_mean():
+    # class 1: 1 pixel of 2 and 2 shared, then 3 of 3 and 3: Dice 0.5 and 1; class 2 is in no truth
+    truths = _masks("110000000", "111000000")
+    found = overlap_scores(_masks("101000000", "111000200"), truths, num_classes=3)
+    np.testing.assert_allclose(found.dice, [[0.5, 1], [1, 0]])
+    left = without_absent(found, truths)
+    np.testing.assert_allclose(left.dice, [[0.5, np.nan], [1, np.nan]])
+    means = mean_overlaps(left, ("a", "b"), np.array([[1, 1], [3, 1]]))
+    np.testing.assert_allclose(means["dice"], [0.75, 0.625])
+    np.testing.assert_allclose(means["iou"], [(1 / 3 + 1) / 2, (3 * 1 / 3 + 1) / 4])
+    np.testing.assert_allclose(means["dice_a"], [0.75, 0.625])
+    assert np.isnan(means["dice_b"]).all()
+
+
+def test_classes_left_out_come_back_from_the_file_so(tmp_path):
+    truths = _masks("110000000", "111000000")
+    found = without_absent(overlap_scores(truths, truths, num_classes=3), truths)
+    table = OverlapCases(
+        model="linear",
+        split="test",
+        classes=("a", "b"),
+        files=("0", "1"),
+        groups=("0", "1"),
+        seeds=(0,),
+        dice=found.dice[None],
+        iou=found.iou[None],
+    )
+    write_cases(tmp_path / "cases.csv", [table])
+    (read,) = read_overlap_cases(tmp_path)
+    np.testing.assert_array_equal(read.dice, table.dice)
+    figures = summarise_predictions([read])["test"]
+    assert (figures["linear.dice"].mean, figures["linear.dice_b"].mean) == (1.0, None)
 
 
 def test_scores_equal_those_of_torchmetrics_where_every_class_is_present():

@@ -180,6 +180,23 @@ def test_what_was_packed_reruns_nothing_elsewhere_and_gives_the_same_table(
     assert _figures(here) == _figures(there)
 
 
+def test_warnings_of_the_runs_that_judged_reach_every_form_of_the_table(finished, data, tmp_path):
+    out, leak = tmp_path / "out", "2 patients lie in train and in test"
+    shutil.copytree(finished.folder, out)
+    for path in out.glob("cells/*--phantoms-*/result.json"):
+        is_simclr = path.parent.name.startswith("simclr")
+        found = json.loads(path.read_text())
+        found["warnings"] = [leak, *(["no split test"] if is_simclr else [])]
+        path.write_text(json.dumps(found))
+    lines = benchmark(suite_of(), out, data=data).lines()
+    told = (f"phantoms (all encoders): {leak}", "phantoms (simclr (scratch)): no split test")
+    for text in told:
+        assert f"warning: {text}" in lines
+        assert text in (out / "table.md").read_text()
+        assert text in (out / "table.tex").read_text()
+    assert 'id="judging-warnings"' in (out / "report.html").read_text()
+
+
 def test_an_encoder_that_was_not_kept_is_trained_again_where_it_is_to_be_judged(
     finished, data, tmp_path
 ):
@@ -690,7 +707,7 @@ def test_the_help_lists_the_shipped_suites(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "Shipped suites: cpu: The suite `small` cut down to two cores" in text
     assert "paper: 13 of the paper's 15 tasks, for those who have its data (folders as" in text
-    assert text.endswith("smoke: Does the machinery work?")
+    assert text.endswith("smoke: Shows that the machinery works.")
 
 
 def test_the_command_line_names_what_is_missing(tmp_path, capsys):

@@ -34,9 +34,9 @@ def tree(tmp_path):
     return root
 
 
-def _key(path):
+def _key(path, **keywords):
     folder_key.cache_clear()
-    return folder_key(path)
+    return folder_key(path, **keywords)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,43 @@ def test_labels_count_though_their_size_is_the_same(tree):
     before = _key(listed)
     listed.write_text(listed.read_text().replace("train", "valid"))
     assert _key(listed) != before
+
+
+@pytest.mark.parametrize(
+    ("source", "file"),
+    [
+        ("masks/splits.csv", "masks/x_1.png"),
+        ("masks", "masks/x_1.png"),
+        ("masks", "parts/x_2.png"),
+        ("pairs", "pairs/masks/p.png"),
+        ("splits", "splits/test/masks/q.png"),
+    ],
+)
+def test_masks_redrawn_at_the_same_size_change_the_key(tree, source, file):
+    _write(tree, {"pairs/images/p.png": "8", "pairs/masks/p.png": "9"})
+    _write(tree, {"splits/test/images/q.png": "8", "splits/test/masks/q.png": "9"})
+    before, as_images = _key(tree / source), _key(tree / source, with_masks=False)
+    path = tree / file
+    path.write_text("!" * len(path.read_text()))
+    assert _key(tree / source) != before
+    assert _key(tree / source, with_masks=False) == as_images
+
+
+@pytest.mark.parametrize("link", ["set/test", "set/test/class"])
+def test_files_behind_linked_folders_count(tree, link):
+    (tree / link).parent.mkdir(parents=True)
+    (tree / link).symlink_to(tree / "folder", target_is_directory=True)
+    before = _key(tree / "set")
+    _write(tree, {"folder/class/d.png": "new"})
+    assert _key(tree / "set") != before
+
+
+def test_a_link_to_a_folder_above_ends_and_hidden_files_do_not_count(tree):
+    before = _key(tree / "folder")
+    _write(tree, {"folder/class/.thumbs": "x", "folder/.cache/c.png": "y"})
+    assert _key(tree / "folder") == before
+    (tree / "folder" / "class" / "up").symlink_to(tree / "folder", target_is_directory=True)
+    assert _key(tree / "folder") != before
 
 
 def test_a_list_that_cannot_be_read_is_left_to_those_who_read_it(tree):

@@ -182,6 +182,46 @@ def test_nothing_is_chosen_before_all_rates_are_tried(tmp_path):
     assert runs.encoders == (Encoder(method="untrained", initialisation="s"), SIMCLR)
 
 
+GIVEN = {"initialisations": [{"name": "s", "backbone": "test_efficientnet", "weights": "w.pt"}]}
+
+
+@pytest.mark.parametrize(
+    ("fractions", "expected"),
+    [
+        # all labels: a fine-tuned head is drawn by the seed, probes are the same for every seed
+        ([1.0], {3: ["probe", "head", "map"], 5: ["head"]}),
+        ([1.0, 0.1], {3: ["probe", "head", "map"], 5: ["probe", "head"]}),
+    ],
+)
+def test_given_weights_are_judged_at_every_seed_where_the_seed_draws_something(
+    tmp_path, fractions, expected
+):
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    tasks = [
+        {"name": "probe", "data": "d", "metrics": ["linear.accuracy"]},
+        {"name": "head", "kind": "finetune", "data": "d", "metrics": ["accuracy"]},
+        {
+            "name": "map",
+            "kind": "segmentation",
+            "data": "d",
+            "metrics": ["linear.dice"],
+            "overrides": ["fractions=[1.0]"],
+        },
+    ]
+    changes = {**GIVEN, "tasks": tasks, "fractions": fractions, "learning_rates": []}
+    runs, _ = run_in(tmp_path, Runs({}), **changes)
+    chains = [chain for chain in runs.chains if chain.method == "untrained"]
+    assert {c.seed: [one.task.name for one in c.judges] for c in chains} == expected
+    assert all(chain.is_given for chain in chains)
+    assert not any(chain.is_given for chain in runs.chains if chain.method != "untrained")
+
+
+def test_drawn_weights_are_judged_at_every_seed(tmp_path):
+    runs, _ = run_in(tmp_path, Runs({}), learning_rates=[])
+    chains = [chain for chain in runs.chains if chain.method == "untrained"]
+    assert [(chain.seed, chain.is_given) for chain in chains] == [(3, False), (5, False)]
+
+
 def test_without_rates_to_try_the_recipe_decides(tmp_path):
     fake = Runs({})
     runs, _ = run_in(tmp_path, fake, learning_rates=[], untrained=False)

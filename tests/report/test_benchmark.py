@@ -2,6 +2,7 @@
 
 import html
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -12,6 +13,7 @@ from reference.benchmark_tables import (
     NASTY,
     A,
     B,
+    C,
     make_score,
     make_small_table,
     make_table,
@@ -20,6 +22,7 @@ from reference.benchmark_tables import (
 from lvmmed.evaluation.benchmark_ranking import rank_table
 from lvmmed.evaluation.benchmark_scoring import build_benchmark_table
 from lvmmed.evaluation.benchmark_table import Encoder
+from lvmmed.evaluation.benchmark_warnings import TaskWarning
 from lvmmed.report.benchmark import benchmark_sentences, build_benchmark_report
 from lvmmed.types import InputError
 
@@ -175,6 +178,45 @@ def test_learning_rates_and_warnings_of_training_have_their_sections(tmp_path):
     assert "the smallest tried, a smaller one may be better" in text
     assert "Warnings of training What the alarms" in text
     assert "scratch lvm-med seed 1: step 9: a|b_c" in text
+
+
+def test_warnings_of_judging_have_their_section(tmp_path):
+    leak = TaskWarning(task="breast", text=f"leak {NASTY}", encoders=(A.label,), is_of_all=True)
+    table = replace(make_small_table(), warnings=(leak,))
+    page = build_benchmark_report(table, tmp_path / "a.html").read_text(encoding="utf-8")
+    _check(page)
+    assert "breast all encoders leak a|b_c" in _text(page)
+    assert 'id="judging-warnings"' in page
+    plain = build_benchmark_report(make_small_table(), tmp_path / "b.html").read_text()
+    assert 'id="judging-warnings"' not in plain
+
+
+def test_the_headline_leaves_given_weights_out_of_the_ranks_by_seed():
+    cells = [
+        make_score(e, c, mean, per_seed=(mean, mean), is_given=e is B)
+        for c in (ACCURACY, KAPPA)
+        for e, mean in ((A, 0.8), (B, 0.9), (C, 0.7))
+    ]
+    table = make_table((A, B, C), (ACCURACY, KAPPA), cells)
+    sentence = benchmark_sentences(table, rank_table(table))[1]
+    assert "lvm-med has the best mean rank, 1.00 of 2;" in sentence
+    assert "reading: dino has the best mean rank, 1.00 of 3;" in sentence
+    assert sentence.endswith("Given weights (dino) are ranked by whole tasks alone.")
+    table = replace(table, cells=tuple(cells[:2] + cells[3:5]), encoders=(A, B))
+    sentence = benchmark_sentences(table, rank_table(table))[1]
+    assert sentence.startswith(
+        "Ranks over whole tasks, in distribution, from scratch: dino has the best mean rank, 1.00 "
+        "of 2;"
+    )
+    assert "No ranking by seeds: fewer than two trained methods" in sentence
+
+
+def test_comparisons_of_one_seed_are_counted_apart():
+    table = make_small_table()
+    rows = tuple(replace(row, over_seeds=None) for row in table.comparisons)
+    table = replace(table, comparisons=rows)
+    sentence = benchmark_sentences(table, rank_table(table))[-1]
+    assert "apart by one seed alone in 1 and not clear in 1 of 2 comparisons." in sentence
 
 
 def test_names_are_escaped(tmp_path):

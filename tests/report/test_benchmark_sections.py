@@ -9,6 +9,7 @@ from reference.benchmark_tables import (
     NASTY,
     A,
     B,
+    C,
     D,
     make_score,
     make_small_table,
@@ -56,6 +57,19 @@ def test_a_score_has_its_interval_mark_and_seeds(table):
     assert far.detail.endswith("adjusted p < 0.001")
 
 
+def test_what_could_not_be_tested_and_what_lacks_seeds_carries_a_mark():
+    cells = [
+        make_score(A, ACCURACY, 0.8, ci95=(0.7, 0.9), is_best=True),
+        make_score(B, ACCURACY, 0.7, ci95=(0.6, 0.8), is_untested=True, num_undefined=260),
+        make_score(C, ACCURACY, 0.9, per_seed=(0.9,), seeds=(0,), missing_seeds=(1,)),
+    ]
+    ((_, rows),) = score_sheets(make_table((A, B, C), (ACCURACY,), cells))[0].blocks
+    best, untested, short = (marks[0] for _, marks in rows)
+    assert (best.kind, untested.kind, short.kind) == ("best", "near", "")
+    assert "against the best: no test possible; resamples without a score: 260" in untested.detail
+    assert short.value == "90.0\N{DOUBLE DAGGER}"
+
+
 def test_cells_without_a_number_are_dashes_that_say_why(table):
     (_, rows), _ = score_sheets(table)[0].blocks
     undefined, missing = rows[1][1][1], rows[2][1][1]
@@ -99,7 +113,17 @@ def test_every_comparison_is_written_out(table):
         "0.400",
         "not clear",
     )
-    assert second[6:] == ("\N{EN DASH}", "< 0.001", "< 0.001", "better ▲")
+    assert second[6:] == ("+28.0 to +38.0", "< 0.001", "< 0.001", "better ▲")
+
+
+def test_a_comparison_of_one_seed_has_no_arrow():
+    table = make_small_table()
+    rows = tuple(replace(row, over_seeds=None) for row in table.comparisons)
+    table = replace(table, comparisons=rows)
+    assert comparison_rows(table)[1][6:] == ("\N{EN DASH}", "< 0.001", "< 0.001", "one seed")
+    (_, marks), *_ = comparison_sheets(table)[0].blocks[0][1][1:]
+    assert (marks[0].value, marks[0].kind) == ("+33.1", "")
+    assert marks[0].detail.endswith("one seed, so not clear")
 
 
 def test_missing_cells_and_missing_seeds_are_listed_with_what_is_known():
@@ -155,6 +179,24 @@ def test_ranks_are_told_by_seeds_and_by_whole_tasks():
         "The stricter reading, 2 blocks of whole tasks: Friedman p 0.157, critical difference "
         "1.39, 0 of 1 pair apart.",
     )
+
+
+def test_given_weights_stand_apart_from_the_ranks_by_seed():
+    scores = ((A, 0.8, False), (B, 0.7, False), (C, 0.9, True))
+    cells = [
+        make_score(e, c, mean, per_seed=(mean, mean), is_given=is_given)
+        for c in (ACCURACY, KAPPA)
+        for e, mean, is_given in scores
+    ]
+    table = make_table((A, B, C), (ACCURACY, KAPPA), cells)
+    (shown,) = shown_ranks(table, rank_table(table))
+    assert f"{C.method}, mean rank 1.00 of 3 by whole tasks" in shown.notes[2]
+    # two methods, 4 blocks: 1.96 / sqrt 4
+    assert "critical difference 0.98" in shown.plot
+    few = replace(table, cells=tuple(cells[1:]))  # lvm-med lacks breast: one trained method
+    (shown,) = shown_ranks(few, rank_table(few))
+    assert shown.notes[1].startswith("No ranking by seeds: fewer than two trained methods")
+    assert "critical difference 1.39" in shown.plot  # 1.96 / sqrt 2
 
 
 def test_methods_that_are_not_ranked_are_named(table):

@@ -12,12 +12,14 @@ from reference.benchmark_tables import (
     SHIFTED,
     A,
     B,
+    C,
     make_score,
     make_small_table,
     make_table,
 )
 
 from lvmmed.evaluation.benchmark_table import Column
+from lvmmed.evaluation.benchmark_warnings import TaskWarning
 from lvmmed.report.benchmark_text import (
     CELL_FIELDS,
     COMPARISON_FIELDS,
@@ -80,7 +82,7 @@ def test_comparisons_are_written_with_their_tests(table):
         0.4,
     ]
     assert [row["verdict"] for row in rows] == ["not clear", "better"]
-    assert [row["over_seeds_low"] for row in rows] == ["-0.02", ""]
+    assert [row["over_seeds_low"] for row in rows] == ["-0.02", "0.28"]
 
 
 def _markdown_cells(line):
@@ -122,6 +124,49 @@ def test_missing_and_undefined_cells_are_counted_and_never_zero(table):
     assert "Missing: 1 of 12 cells. Undefined on their cases: 1 of 12 cells." in text
     assert " 0.0 " not in text
     assert "-: no figure" in text
+
+
+def _short_table():
+    """A complete cell, one without two of its seeds, one that no test could set beside the best."""
+    cells = [
+        make_score(A, ACCURACY, 0.8, is_best=True),
+        make_score(B, ACCURACY, 0.9, per_seed=(0.9,), seeds=(0,), missing_seeds=(1, 2)),
+        make_score(C, ACCURACY, 0.7, ci95=(0.6, 0.8), is_untested=True, num_undefined=260),
+    ]
+    leak = "2 patients lie in train and test"
+    warnings = (
+        TaskWarning(task="breast", text=leak, encoders=(A.label, B.label), is_of_all=True),
+        TaskWarning(task="retina", text="no split test.", encoders=(A.label,), is_of_all=False),
+    )
+    return make_table((A, B, C), (ACCURACY,), cells, warnings=warnings)
+
+
+def test_cells_of_fewer_seeds_are_marked_and_named_in_markdown_and_latex():
+    named = "(dino (scratch) on breast without seed 1, 2)"
+    text, latex = to_markdown(_short_table()), to_latex(_short_table())
+    assert "| scratch | dino | 90.0\N{DOUBLE DAGGER} |" in text
+    assert r"dino & 90.0$^\ddagger$ \\" in latex
+    for form in (text, latex):
+        assert f"of fewer seeds than planned, never called best: 1 of 3 cells {named}." in form
+
+
+def test_a_cell_that_could_not_be_tested_is_marked_and_the_legend_says_so():
+    assert "70.0\N{DAGGER} (60.0 to 80.0)" in to_markdown(_short_table())
+    assert r"\underline{70.0}" in to_latex(_short_table())
+    for form in (to_markdown(_short_table()), to_latex(_short_table())):
+        assert "or no test possible" in form
+        # 260 of 2000 resamples
+        assert (
+            "Intervals leave out resamples without a score, for want of a class: up to 13" in form
+        )
+
+
+def test_warnings_of_judging_are_footnotes():
+    for form in (to_markdown(_short_table()), to_latex(_short_table())):
+        assert (
+            "Warnings of judging: breast (all encoders): 2 patients lie in train and test; "
+            "retina (lvm-med (scratch)): no split test." in form
+        )
 
 
 def test_the_protocol_is_told(table):

@@ -2,13 +2,16 @@
 
 import csv
 import io
+from dataclasses import replace
 
 from reference.benchmark_tables import ACCURACY, A, B, make_score, make_table
 
 from lvmmed.evaluation.benchmark_table import Cost, Encoder, Origin, RateChoice, RateTrial
+from lvmmed.evaluation.benchmark_warnings import TaskWarning
 from lvmmed.report.benchmark import benchmark_sentences
 from lvmmed.report.benchmark_text import protocol_sentences, to_csv, to_markdown
 from lvmmed.report.benchmark_training import (
+    judging_rows,
     mixture_sentences,
     origin_sentences,
     rate_lines,
@@ -105,8 +108,24 @@ def test_alarms_of_training_are_listed_by_encoder():
     assert warning_lines(TABLE) == (f"warning: dino (scratch), {text}",)
 
 
+def test_warnings_of_judging_stand_in_the_lines_and_rows():
+    leak = TaskWarning(task="breast", text="2 patients twice", encoders=(B.label,), is_of_all=False)
+    table = replace(TABLE, costs=(), warnings=(leak, replace(leak, task="chest", is_of_all=True)))
+    assert warning_lines(table) == (
+        "warning: breast (dino (scratch)): 2 patients twice",
+        "warning: chest (all encoders): 2 patients twice",
+    )
+    assert judging_rows(table) == (
+        ("breast", "dino (scratch)", "2 patients twice"),
+        ("chest", "all encoders", "2 patients twice"),
+    )
+    assert judging_rows(TABLE) == ()
+
+
 def test_seeds_that_a_figure_is_without_are_counted_and_named():
-    assert "Of fewer seeds than planned: 1 of 3 cells." in protocol_sentences(TABLE)
+    (found,) = [text for text in protocol_sentences(TABLE) if "fewer seeds than planned" in text]
+    assert "1 of 3 cells (" in found
+    assert "without seed 1)." in found
     rows = list(csv.DictReader(io.StringIO(to_csv(TABLE))))
     assert [(row["seeds"], row["missing_seeds"]) for row in rows] == [
         ("0 2", "1"),

@@ -62,6 +62,65 @@ def test_a_probe_of_weights_outside_the_report_is_labelled_by_recipe_or_name(tmp
     assert labels == ["lvm-med", "timm:resnet18", "lvmmed_resnet.torch"]
 
 
+def _of_training(folder: Path, *, steps: int = 100, seed: int = 0) -> Path:
+    """Weights whose run is not in the report, with the settings of their training beside them."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(
+        f"{{method: {{name: x}}, views: {{size: 32}}, train: {{steps: {steps}, seed: {seed}}}}}"
+    )
+    return folder
+
+
+def _groups(tmp_path: Path, weights: list[tuple[str, str]]) -> list[tuple[str, int]]:
+    """Label and number of runs of the groups of probes of (weights, backbone)."""
+    folders = [
+        write_judging(
+            tmp_path / f"probe{number}",
+            weights=name,
+            metrics={},
+            result={"recipe": None if name == "random" else "lvm-med", "backbone": backbone},
+        )
+        for number, (name, backbone) in enumerate(weights)
+    ]
+    return [(group.label, len(group.runs)) for group in judging_groups(read_runs(folders), ())]
+
+
+def test_weights_with_equal_settings_beside_them_are_seeds_of_one_row(tmp_path):
+    trained = [_of_training(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    weights = [(str(trained[0]), "resnet18"), (str(trained[1] / "encoder.safetensors"), "resnet18")]
+    assert _groups(tmp_path, weights) == [("lvm-med", 2)]
+
+
+def test_weights_of_other_training_settings_are_rows_of_their_own(tmp_path):
+    trained = [_of_training(tmp_path / str(steps), steps=steps) for steps in (100, 9000)]
+    weights = [(str(folder), "resnet18") for folder in trained]
+    assert _groups(tmp_path, weights) == [("lvm-med (steps 100)", 1), ("lvm-med (steps 9000)", 1)]
+
+
+def test_weights_of_unknown_settings_are_joined_with_themselves_alone(tmp_path):
+    weights = [("/a/w.pt", "resnet18"), ("/b/w.pt", "resnet18"), ("/a/w.pt", "resnet18")]
+    assert _groups(tmp_path, weights) == [
+        ("lvm-med (encoder /a/w.pt)", 2),
+        ("lvm-med (encoder /b/w.pt)", 1),
+    ]
+
+
+def test_settings_of_something_else_beside_weights_tell_nothing(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("architecture: resnet18")
+        (tmp_path / name / "w.pt").touch()
+    weights = [(str(tmp_path / name / "w.pt"), "resnet18") for name in "ab"]
+    assert [num for _, num in _groups(tmp_path, weights)] == [1, 1]
+
+
+def test_other_backbones_are_rows_of_their_own(tmp_path):
+    assert _groups(tmp_path, [("random", "resnet18"), ("random", "resnet50")]) == [
+        ("random weights (backbone resnet18)", 1),
+        ("random weights (backbone resnet50)", 1),
+    ]
+
+
 def test_settings_side_by_side_split_into_common_and_differing():
     left = {"train": {"steps": 10, "clip_norm": None}, "model": {"name": "a"}}
     right = {"train": {"steps": 20, "clip_norm": None}, "method": {"margin": 1e-3}}

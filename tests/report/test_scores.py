@@ -99,7 +99,9 @@ def test_runs_with_cases_are_joined_over_their_cases(tmp_path):
         ("b", [wrong, wrong, other, other]),
     ):
         metrics = {"test": {"linear.accuracy": figure(0.1, 0.0, 0.2)}}
-        folders.append(write_judging(tmp_path / name, metrics=metrics, cases=make_cases(outcomes)))
+        result = {"seeds": [len(folders)]}  # random weights of another seed
+        cases = make_cases(outcomes)
+        folders.append(write_judging(tmp_path / name, metrics=metrics, cases=cases, result=result))
     (data,) = data_sets(read_runs(folders), ())
     (judged,) = data.groups
     score = judged.scores["linear", "test", "accuracy"]
@@ -111,7 +113,10 @@ def test_runs_with_cases_are_joined_over_their_cases(tmp_path):
 
 def test_repeats_are_runs_of_several_and_seeds_of_one(tmp_path):
     metrics = {"test": {"linear.accuracy": figure(0.5, 0.4, 0.6, [0.4, 0.6])}}
-    folders = [write_judging(tmp_path / name, metrics=metrics) for name in ("a", "b")]
+    folders = [
+        write_judging(tmp_path / name, metrics=metrics, result={"seeds": seeds})
+        for name, seeds in (("a", [0, 1]), ("b", [2, 3]))
+    ]
     key = ("linear", "test", "accuracy")
     (one,) = data_sets(read_runs(folders[:1]), ())[0].groups
     (two,) = data_sets(read_runs(folders), ())[0].groups
@@ -211,6 +216,9 @@ def test_encoders_are_told_by_the_hash_of_their_card(tmp_path):
     for name, digest in (("a", "1"), ("copy", "1"), ("b", "2")):
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "card.json", {"sha256": digest})
+        (tmp_path / name / "config.yaml").write_text(
+            f"{{method: {{name: x}}, views: {{}}, train: {{seed: {digest}}}}}"
+        )
     metrics = {"linear.accuracy": figure(0.8, 0.7, 0.9)}
     folders = [
         _shares(
@@ -226,6 +234,40 @@ def test_encoders_are_told_by_the_hash_of_their_card(tmp_path):
     # the copy is no repeat, the encoder of another training is one
     assert [run.name for run in judged.runs_with(FULL)] == ["of-a", "of-b"]
     assert judged.repeats(FULL) == (0.8, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("weights", "task", "seeds", "is_repeat"),
+    [
+        ("gone/lvm-med", "probe", [0, 1, 2], False),
+        ("gone/lvm-med", "probe", [5], False),  # of all labels a probe draws nothing
+        ("gone/lvm-med", "classification", [0, 1, 2], False),
+        ("gone/lvm-med", "classification", [5], True),  # another head
+        ("random", "probe", [0, 1, 2], False),
+        ("random", "probe", [1], False),
+        ("random", "probe", [5], True),
+    ],
+)
+def test_a_run_that_was_made_again_is_no_repeat(tmp_path, weights, task, seeds, is_repeat):
+    metrics = {"test": {"linear.accuracy": figure(0.5, 0.4, 0.6, [0.5])}}
+    first = write_judging(tmp_path / "a", task=task, weights=weights, metrics=metrics)
+    again = write_judging(
+        tmp_path / "b", task=task, weights=weights, metrics=metrics, result={"seeds": seeds}
+    )
+    (judged,) = data_sets(read_runs([first, again]), ())[0].groups
+    assert len(judged.repeats(FULL)) == 1 + is_repeat
+
+
+def test_few_labels_drawn_by_other_seeds_are_repeats(tmp_path):
+    metrics = {"test": {"linear@1%.accuracy": figure(0.5, 0.4, 0.6, [0.5])}}
+    folders = [
+        write_judging(
+            tmp_path / str(seed), weights="gone/x", metrics=metrics, result={"seeds": [seed]}
+        )
+        for seed in (0, 1)
+    ]
+    (judged,) = data_sets(read_runs(folders), ())[0].groups
+    assert judged.repeats(FEW) == (0.5, 0.5)
 
 
 def test_cases_of_one_encoder_are_counted_once(tmp_path):

@@ -1,5 +1,7 @@
 """What the summary claims, and when it holds back; expected numbers by hand or from scipy."""
 
+import json
+
 import numpy as np
 import pytest
 from reference.run_folders import (
@@ -7,6 +9,7 @@ from reference.run_folders import (
     make_cases,
     training_rows,
     write_cases,
+    write_json,
     write_judging,
     write_pretrain,
 )
@@ -49,6 +52,23 @@ def test_an_unpaired_difference_joins_the_facing_ends(tmp_path):
     assert not verdict.difference.is_paired
     assert verdict.difference.over_repeats is None
     assert verdict.difference.verdict == "above"
+
+
+def test_encoders_of_other_backbones_are_not_compared(tmp_path):
+    folders = _pair(tmp_path, figure(0.83, 0.80, 0.86), figure(0.70, 0.66, 0.74))
+    for folder, backbone in zip(folders, ("resnet50", "resnet18"), strict=True):
+        result = json.loads((folder / "result.json").read_text())
+        write_json(folder / "result.json", {**result, "backbone": backbone})
+    assert verdicts(data_sets(read_runs(folders), ())) == ()
+    (text,) = headline(folders)
+    assert text.endswith("No run with random weights of the same backbone to compare with.")
+    (tmp_path / "other").mkdir()
+    _, other = _pair(tmp_path / "other", figure(0.9, 0.8, 1.0), figure(0.6, 0.5, 0.7))
+    result = json.loads((other / "result.json").read_text())
+    write_json(other / "result.json", {**result, "backbone": "resnet50"})
+    (found,) = verdicts(data_sets(read_runs([*folders, other]), ()))
+    assert found.against == "random weights (backbone resnet50)"
+    assert found.difference.value == pytest.approx(0.23)
 
 
 def _probes_at(tmp_path, sizes):

@@ -20,6 +20,7 @@ from lvmmed.data.labelled_rows import (
 )
 from lvmmed.data.labelled_splits import leak_warnings, with_splits
 from lvmmed.data.readers import is_readable_name
+from lvmmed.files import file_sha256
 from lvmmed.types import InputError
 
 MASK_COLUMN = "mask"
@@ -200,8 +201,8 @@ def _check_splits(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _with_mask_identity(row: Row, masks: Sequence[Path]) -> Row:
-    """Put names and sizes of the masks where the fingerprint reads the label."""
-    return replace(row, label="; ".join(f"{p.name} {p.stat().st_size}" for p in masks))
+    """Put names and hashes of the masks where the fingerprint reads the label."""
+    return replace(row, label="; ".join(f"{p.name} {file_sha256(p)}" for p in masks))
 
 
 def has_only_masks(path: Path) -> bool:

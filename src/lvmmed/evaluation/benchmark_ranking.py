@@ -1,41 +1,55 @@
 """Ranks the encoders of a benchmark over its tasks and seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from lvmmed.evaluation.benchmark_table import BenchmarkTable, CellScore, Column
+from lvmmed.evaluation.benchmark_table import BenchmarkTable, CellScore
 from lvmmed.evaluation.ranking import Ranking, block_ranks, rank_methods
+
+_Rows = Mapping[str, Sequence[CellScore]]
+"""Method -> its cells, one a column."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankedMethods:
     """Ranks of the methods of one initialisation, on one kind of columns.
 
+    The columns of one task (its test splits), and of tasks on one labelled set, make one block:
+    their ranks are averaged, and the means ranked again.
+
     Attributes:
         initialisation: what they started from.
         is_shifted: whether the columns are those of another distribution.
-        num_columns: columns ranked over.
-        by_seed: ranks with a block for every task and seed.
-        by_task: ranks with a block for every task, by the mean over seeds.
+        num_tasks: tasks ranked over.
+        by_seed: ranks of the trained methods with a block for every task and seed that all of them
+            have; None where fewer than two methods are trained, or some task has no such seed.
+        by_task: ranks of all methods with a block for every task, by the mean over seeds.
+        given: methods whose weights were given; by_seed is without them, for what stands in their
+            cells is one encoder over and over.
         left_out: methods without a score in one of the columns; they are not ranked.
     """
 
     initialisation: str
     is_shifted: bool
-    num_columns: int
-    by_seed: Ranking
+    num_tasks: int
+    by_seed: Ranking | None
     by_task: Ranking
+    given: tuple[str, ...]
     left_out: tuple[str, ...]
+
+    @property
+    def main(self) -> Ranking:
+        """The ranking by seed, or by task where there is none."""
+        return self.by_task if self.by_seed is None else self.by_seed
 
 
 def rank_table(table: BenchmarkTable) -> tuple[RankedMethods, ...]:
     """Rank the methods within each initialisation, in and out of distribution apart.
 
-    Primary columns count. A column has a block for every seed that any method has there; a method
-    without that seed (weights that were not trained here have one) takes its mean in it.
+    Primary columns count.
 
     Args:
         table: results.
@@ -64,38 +78,61 @@ def _rank(table: BenchmarkTable, initialisation: str, is_shifted: bool) -> Ranke
             left_out.append(encoder.method)
     if len(rows) < 2 or not columns:
         return None
-    names = list(rows)
-    by_seed, by_task = [], []
-    for place, column in enumerate(columns):
-        scores = _repeats([cells[place] for cells in rows.values()])
-        by_seed.append(_ranks(scores, column))
-        by_task.append(_ranks(scores.mean(axis=0, keepdims=True), column))
+    given = [method for method, cells in rows.items() if any(cell.is_given for cell in cells)]
     return RankedMethods(
         initialisation=initialisation,
         is_shifted=is_shifted,
-        num_columns=len(columns),
-        by_seed=rank_methods(np.concatenate(by_seed), names),
-        by_task=rank_methods(np.concatenate(by_task), names),
+        num_tasks=len({column.task for column in columns}),
+        by_seed=_by_seed({name: rows[name] for name in rows if name not in given}),
+        by_task=rank_methods(
+            np.concatenate([_ranks(part, by_seed=False) for part in _tasks(rows)]), list(rows)
+        ),
+        given=tuple(given),
         left_out=tuple(left_out),
     )
 
 
-def _ranks(scores: Float[np.ndarray, "N k"], column: Column) -> Float[np.ndarray, "N k"]:
-    return block_ranks(scores, lower_is_better=column.lower_is_better)
+def _by_seed(rows: _Rows) -> Ranking | None:
+    """Rank trained methods with a block for every task and seed that all of them have."""
+    if len(rows) < 2:
+        return None
+    blocks = [_ranks(part, by_seed=True) for part in _tasks(rows)]
+    if not all(len(ranks) for ranks in blocks):
+        return None
+    return rank_methods(np.concatenate(blocks), list(rows))
 
 
-def _repeats(cells: Sequence[CellScore]) -> Float[np.ndarray, "N k"]:
-    """Scores by seed and method; the mean stands in where a method lacks a seed."""
-    scores = [dict(zip(_seeds(cell), cell.per_seed, strict=True)) for cell in cells]
-    seeds = sorted({seed for of_method in scores for seed in of_method})
-    return np.array(
-        [
-            [of_method.get(seed, cell.mean) for cell, of_method in zip(cells, scores, strict=True)]
-            for seed in seeds
-        ],
-        dtype=np.float64,
-    )
+def _tasks(rows: _Rows) -> list[_Rows]:
+    """The cells of each labelled set by themselves; a task whose set is not known is its own."""
+    first = next(iter(rows.values()))
+    keys = [cell.data_fingerprint or f"task {cell.column.task}" for cell in first]
+    return [
+        {
+            method: [cell for cell, own in zip(cells, keys, strict=True) if own == key]
+            for method, cells in rows.items()
+        }
+        for key in dict.fromkeys(keys)
+    ]
 
 
-def _seeds(cell: CellScore) -> Sequence[int]:
-    return cell.seeds or range(len(cell.per_seed))
+def _ranks(rows: _Rows, *, by_seed: bool) -> Float[np.ndarray, "N k"]:
+    """Rank methods on one task, a block for every seed that all have in all its columns.
+
+    Without by_seed the mean over seeds makes the only block.
+    """
+    scores = [[_scores(cell, by_seed=by_seed) for cell in cells] for cells in rows.values()]
+    blocks = sorted(set.intersection(*(set(of_cell) for row in scores for of_cell in row)))
+    if not blocks:
+        return np.empty((0, len(rows)))
+    ranks = []
+    for place, cell in enumerate(next(iter(rows.values()))):
+        column = np.array([[row[place][block] for row in scores] for block in blocks], np.float64)
+        ranks.append(block_ranks(column, lower_is_better=cell.column.lower_is_better))
+    return block_ranks(np.mean(ranks, axis=0), lower_is_better=True)
+
+
+def _scores(cell: CellScore, *, by_seed: bool) -> dict[int, float | None]:
+    """Score of each seed, or the mean over them as that of seed 0."""
+    if not by_seed:
+        return {0: cell.mean}
+    return dict(zip(cell.seeds or range(len(cell.per_seed)), cell.per_seed, strict=True))

@@ -25,6 +25,7 @@ from lvmmed.evaluation.statistics import (
     DEFAULT_NUM_RESAMPLES,
     Interval,
     bootstrap_interval,
+    t_interval,
     welch_interval,
 )
 from lvmmed.types import InputError
@@ -47,6 +48,7 @@ class MeasuredCell:
         wall_s: seconds the runs took together.
         seeds: pre-training seed of each repeat; empty where repeats are no seeds.
         missing_seeds: planned repeats that are not there.
+        is_given: whether the weights were given, so that all repeats are of one encoder.
     """
 
     encoder: Encoder
@@ -58,6 +60,7 @@ class MeasuredCell:
     wall_s: float
     seeds: tuple[int, ...] = ()
     missing_seeds: tuple[int, ...] = ()
+    is_given: bool = False
 
     @property
     def title(self) -> str:
@@ -189,7 +192,8 @@ def _score_column(
 ) -> tuple[list[CellScore], list[PairedComparison]]:
     column = members[0].column
     cases = _aligned(members)
-    best = _best(cases, column)
+    whole = [cell.encoder for cell in members if not cell.missing_seeds]
+    best = _best({encoder: cases[encoder] for encoder in whole}, column)
     against_best = [
         (best[encoder.initialisation][0], encoder)
         for encoder in cases
@@ -205,16 +209,20 @@ def _score_column(
     p_of = dict(zip(pairs, p_values, strict=True))
     intervals, differences = _intervals(cases, compared, num_resamples)
     p_against_best = _adjusted(against_best, p_of)
+    untested = {encoder for _, encoder in against_best} - p_against_best.keys()
     scores = [
         replace(
             _cell_score(cell, cases[cell.encoder], intervals[cell.encoder]),
             is_best=cell.encoder in best.get(cell.encoder.initialisation, []),
             p_against_best=p_against_best.get(cell.encoder),
+            is_untested=cell.encoder in untested,
         )
         for cell in members
     ]
+    by_encoder = {cell.encoder: cell for cell in members}
     return scores, [
-        _comparison(column, pair, cases, differences[pair], p_of[pair]) for pair in compared
+        _comparison(by_encoder[a], by_encoder[b], cases, differences[a, b], p_of[a, b])
+        for a, b in compared
     ]
 
 
@@ -309,24 +317,39 @@ def _cell_score(cell: MeasuredCell, cases: ScoredCases, interval: Interval) -> C
         wall_s=cell.wall_s,
         seeds=cell.seeds,
         missing_seeds=cell.missing_seeds,
+        is_given=cell.is_given,
+        num_undefined=interval.num_undefined,
     )
 
 
 def _comparison(
-    column: Column, pair: _Pair, cases: _Cases, gap: Interval, p: float
+    own: MeasuredCell, other: MeasuredCell, cases: _Cases, gap: Interval, p: float
 ) -> PairedComparison:
-    own, other = pair
-    over_seeds = welch_interval(cases[own].per_seed, cases[other].per_seed)
+    over_seeds = _over_seeds(own, other, cases)
     return PairedComparison(
-        column=column,
-        reference=own,
-        other=other,
+        column=own.column,
+        reference=own.encoder,
+        other=other.encoder,
         difference=_none_if_nan(gap.estimate),
         ci95=_ends(gap),
         p_value=_none_if_nan(p),
         p_holm=None,
         over_seeds=None if over_seeds is None or math.isnan(over_seeds[0]) else over_seeds,
     )
+
+
+def _over_seeds(
+    own: MeasuredCell, other: MeasuredCell, cases: _Cases
+) -> tuple[float, float] | None:
+    """Interval of the difference over repeats; given weights that were judged once stand still."""
+    a, b = cases[own.encoder].per_seed, cases[other.encoder].per_seed
+    if own.is_given and len(a) == 1:
+        spread = t_interval([a[0] - score for score in b])
+    elif other.is_given and len(b) == 1:
+        spread = t_interval([score - b[0] for score in a])
+    else:
+        return welch_interval(a, b)
+    return spread.low, spread.high
 
 
 def _ends(interval: Interval) -> tuple[float, float] | None:

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from lvmmed.evaluation.benchmark_warnings import TaskWarning
 from lvmmed.evaluation.classification import LOWER_IS_BETTER
 
 LEVEL = 0.05
@@ -91,14 +92,17 @@ class CellScore:
         data_fingerprint: hash of the labelled set.
         commands: exact command of each run behind the score.
         wall_s: seconds those runs took together.
-        is_best: whether no other encoder of the same initialisation has a better mean; False where
-            there is no other.
+        is_best: whether it has all its repeats, and no other such encoder of the same
+            initialisation a better mean; False where there is no other.
         p_against_best: p-value of the paired test against the best of the same initialisation,
             adjusted by Holm over those of the same initialisation in the column; None for the best
             and where there is no test. The best was chosen by the same figures, so a small value
             is a little too small.
+        is_untested: whether there is a best one, and no test could set the cell against it.
         seeds: of pre-training, one a repeat; empty where repeats are no seeds.
         missing_seeds: planned repeats that the score is without.
+        is_given: whether the weights were given, so that all repeats are of one encoder.
+        num_undefined: resamples without a score, which ci95 leaves out.
     """
 
     encoder: Encoder
@@ -114,8 +118,11 @@ class CellScore:
     wall_s: float
     is_best: bool = False
     p_against_best: float | None = None
+    is_untested: bool = False
     seeds: tuple[int, ...] = ()
     missing_seeds: tuple[int, ...] = ()
+    is_given: bool = False
+    num_undefined: int = 0
 
     @property
     def seed_std(self) -> float | None:
@@ -126,8 +133,9 @@ class CellScore:
 
     @property
     def is_near_best(self) -> bool:
-        """Whether the paired test cannot tell the encoder from the best."""
-        return self.p_against_best is not None and self.p_against_best >= LEVEL
+        """Whether the paired test cannot tell the encoder from the best, or none is possible."""
+        p = self.p_against_best
+        return self.is_untested or (p is not None and p >= LEVEL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,8 +165,9 @@ class PairedComparison:
         ci95: paired bootstrap over cases; None where there is none.
         p_value: paired test on the same cases; None where there is none.
         p_holm: adjusted over all comparisons of the table; None where p_value is.
-        over_seeds: 95 % interval of the difference over repeats (Welch's t); None with fewer than
-            two on either side.
+        over_seeds: 95 % interval of the difference over repeats (`statistics.welch_interval`, or
+            Student's t where one side is a single given encoder); None where a trained side has
+            fewer than two.
     """
 
     column: Column
@@ -172,14 +181,17 @@ class PairedComparison:
 
     @property
     def verdict(self) -> str:
-        """One of "better", "worse" and "not clear"; low costs are better.
+        """One of "better", "worse", "one seed" and "not clear"; low costs are better.
 
-        Clear means that p_holm is below `LEVEL` (another draw of cases) and that 0 lies outside
-        the interval over repeats, where there is one (another training).
+        Better or worse means that p_holm is below `LEVEL` (another draw of cases) and that 0 lies
+        outside the interval over repeats (another training); "one seed" that only the latter is
+        not known.
         """
         if self.difference is None or self.p_holm is None or self.p_holm >= LEVEL:
             return "not clear"
-        if self.over_seeds is not None and self.over_seeds[0] <= 0 <= self.over_seeds[1]:
+        if self.over_seeds is None:
+            return "one seed"
+        if self.over_seeds[0] <= 0 <= self.over_seeds[1]:
             return "not clear"
         return "better" if (self.difference > 0) != self.column.lower_is_better else "worse"
 
@@ -319,6 +331,7 @@ class BenchmarkTable:
         runs: every pre-training that is done, where they are known.
         rate_choices: learning rates tried, where they were.
         origin: versions, devices and precisions behind the cells, where they are known.
+        warnings: of the runs that judged.
         num_resamples: bootstrap resamples behind the intervals.
         num_flips: sign flips behind the p-values.
     """
@@ -334,6 +347,7 @@ class BenchmarkTable:
     runs: tuple[TrainingRun, ...] = ()
     rate_choices: tuple[RateChoice, ...] = ()
     origin: Origin = Origin()
+    warnings: tuple[TaskWarning, ...] = ()
     num_resamples: int
     num_flips: int
 

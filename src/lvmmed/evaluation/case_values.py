@@ -59,10 +59,14 @@ def mean_over_classes(
         weights: how often each case counts, at least 0.
 
     Returns:
-        One score a weighting; NaN where some class has no case with weight, for a mean over the
-        other classes would be another quantity under the same name.
+        One score a weighting. Classes without a value in any case are left out; NaN where none is
+        left, and where another one has no case with weight, for a mean over the rest would be
+        another quantity under the same name.
     """
     weights = weights.astype(np.float64)
+    values = values[:, ~np.isnan(values).all(axis=0)]
+    if not values.size:
+        return np.full(len(weights), np.nan)
     has_value = ~np.isnan(values)
     totals = weights @ np.where(has_value, values, 0.0)  # [R, c]
     counts = weights @ has_value.astype(np.float64)
@@ -78,12 +82,13 @@ def value_contributions(values: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "
         values: NaN where a case has no value for a class.
 
     Returns:
-        Parts that add up to the score; all NaN where some class has no value at all.
+        Parts that add up to the score; all NaN where no class has a value.
     """
+    values = values[:, ~np.isnan(values).all(axis=0)]
+    if not values.size:
+        return np.full(len(values), np.nan)
     has_value = ~np.isnan(values)
     counts = has_value.sum(axis=0)
-    if not counts.all() or not counts.size:
-        return np.full(len(values), np.nan)
     parts: np.ndarray = (np.where(has_value, values, 0.0) / counts).mean(axis=1)
     return parts
 

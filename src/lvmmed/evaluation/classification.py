@@ -8,6 +8,8 @@ Letters used in shapes:
     c: classes.
     R: weightings (resamples).
     K: values of a key.
+    p: classes that have a case.
+    q: classes that are predicted.
 """
 
 import numpy as np
@@ -56,12 +58,13 @@ def weighted_scores(
     """Score the same predictions under many weightings of the cases.
 
     accuracy: share of cases predicted right.
-    balanced_accuracy: mean recall over the classes that have a case.
-    macro_f1: mean F1 over the classes that have a case or a prediction.
+    balanced_accuracy: mean recall over the classes that have a case. NaN where one of them has no
+        case with weight: a mean over the others would be another quantity under the same name.
+    macro_f1: mean F1 over the classes that have a case or a prediction, 0 for those without a case.
+        NaN as balanced_accuracy is.
     auroc: two classes: chance that a case of the second class gets a higher probability of it
         than a case of the first (ties count half). More classes: mean over classes of one against
-        the rest. NaN when a class has no case, or all of them: a mean over the others would be
-        another quantity under the same name.
+        the rest. NaN when a class has no case with weight, or all of them.
     quadratic_kappa: agreement beyond chance, disagreements weighted by the squared distance of the
         classes' positions; has a meaning for ordered classes only. NaN when labels and predictions
         are one and the same class throughout.
@@ -89,11 +92,12 @@ def weighted_scores(
     weights = weights.astype(np.float64)
     if not len(labels):
         return {name: np.full(len(weights), np.nan) for name in METRICS}
-    counts = _confusion(probabilities.argmax(axis=1), labels, weights, num_classes)
+    predictions = probabilities.argmax(axis=1)
+    counts, true = _confusion(predictions, labels, weights, num_classes), np.unique(labels)
     return {
         "accuracy": _ratio(np.einsum("rii->r", counts), counts.sum(axis=(1, 2))),
-        "balanced_accuracy": _balanced_accuracy(counts),
-        "macro_f1": _macro_f1(counts),
+        "balanced_accuracy": _balanced_accuracy(counts, true),
+        "macro_f1": _macro_f1(counts, true, np.unique(predictions)),
         "auroc": _auroc(probabilities, labels, weights),
         "quadratic_kappa": _quadratic_kappa(counts),
         "calibration_error": _calibration_error(probabilities, labels, weights),
@@ -145,19 +149,26 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.where(bottom == 0, np.nan, top / safe)
 
 
-def _mean_of_defined(values: Float[np.ndarray, "R c"]) -> Float[np.ndarray, " R"]:
-    is_defined = ~np.isnan(values)
-    return _ratio(np.where(is_defined, values, 0).sum(axis=1), is_defined.sum(axis=1))
-
-
-def _balanced_accuracy(counts: Float[np.ndarray, "R c c"]) -> Float[np.ndarray, " R"]:
+def _balanced_accuracy(
+    counts: Float[np.ndarray, "R c c"], true: Int[np.ndarray, " p"]
+) -> Float[np.ndarray, " R"]:
+    """Mean recall over the classes `true`; NaN where one of them has no weight."""
     recall = _ratio(np.einsum("rii->ri", counts), counts.sum(axis=2))
-    return _mean_of_defined(recall)
+    mean_recall: np.ndarray = recall[:, true].mean(axis=1)
+    return mean_recall
 
 
-def _macro_f1(counts: Float[np.ndarray, "R c c"]) -> Float[np.ndarray, " R"]:
-    hits = np.einsum("rii->ri", counts)
-    return _mean_of_defined(_ratio(2 * hits, counts.sum(axis=1) + counts.sum(axis=2)))
+def _macro_f1(
+    counts: Float[np.ndarray, "R c c"],
+    true: Int[np.ndarray, " p"],
+    predicted: Int[np.ndarray, " q"],
+) -> Float[np.ndarray, " R"]:
+    """Mean F1 over the classes `true` and `predicted`; NaN where one of `true` has no weight."""
+    hits, of_true = np.einsum("rii->ri", counts), counts.sum(axis=2)
+    scores = np.nan_to_num(_ratio(2 * hits, counts.sum(axis=1) + of_true), nan=0.0)
+    scores[:, true] = np.where(of_true[:, true] > 0, scores[:, true], np.nan)
+    mean_score: np.ndarray = scores[:, np.union1d(true, predicted)].mean(axis=1)
+    return mean_score
 
 
 def _quadratic_kappa(counts: Float[np.ndarray, "R c c"]) -> Float[np.ndarray, " R"]:

@@ -45,20 +45,24 @@ class Figure:
         ci95: 95 % interval of the mean from a bootstrap over cases; None where there is none.
         per_seed: one a seed; None when undefined.
         seed_std: standard deviation over seeds; None for a single seed.
+        undefined_share: share of the resamples without a score, which ci95 leaves out.
     """
 
     mean: float | None
     ci95: tuple[float, float] | None
     per_seed: tuple[float | None, ...]
     seed_std: float | None
+    undefined_share: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in result.json; undefined numbers are null."""
+        """As it stands in result.json; undefined numbers are null, a share of 0 is left out."""
+        share = {"undefined_share": self.undefined_share} if self.undefined_share else {}
         return {
             "mean": self.mean,
             "ci95": None if self.ci95 is None else list(self.ci95),
             "per_seed": list(self.per_seed),
             "seed_std": self.seed_std,
+            **share,
         }
 
 
@@ -98,18 +102,19 @@ def _summarise(table: CaseTable, num_resamples: int) -> dict[str, Figure]:
         num_resamples=num_resamples,
     )
     return {
-        name: _figure(interval, [float(scores[name][0]) for scores in per_seed])
+        name: _figure(interval, [float(scores[name][0]) for scores in per_seed], num_resamples)
         for name, interval in intervals.items()
     }
 
 
-def _figure(interval: Interval, per_seed: Sequence[float]) -> Figure:
+def _figure(interval: Interval, per_seed: Sequence[float], num_resamples: int) -> Figure:
     has_interval = not math.isnan(interval.low)
     return Figure(
         mean=_or_none(interval.estimate),
         ci95=(interval.low, interval.high) if has_interval else None,
         per_seed=tuple(_or_none(value) for value in per_seed),
         seed_std=_or_none(float(np.std(per_seed, ddof=1))) if len(per_seed) > 1 else None,
+        undefined_share=interval.num_undefined / num_resamples if has_interval else 0.0,
     )
 
 

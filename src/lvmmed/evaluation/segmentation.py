@@ -60,6 +60,24 @@ def overlap_scores(
     )
 
 
+def without_absent(overlaps: Overlaps, truths: UInt8[np.ndarray, "n S S"]) -> Overlaps:
+    """Take the scores of classes away that no truth of a split has.
+
+    They would say nothing of how well the class is found, and a mean with them would be near 1.
+
+    Args:
+        overlaps: of all cases of the split.
+        truths: of the same cases; 0 is background.
+
+    Returns:
+        The scores with NaN in the columns of such classes.
+    """
+    present = np.isin(1 + np.arange(overlaps.dice.shape[1]), truths)
+    return Overlaps(
+        dice=np.where(present, overlaps.dice, np.nan), iou=np.where(present, overlaps.iou, np.nan)
+    )
+
+
 def _areas(masks: np.ndarray) -> Int[np.ndarray, " n"]:
     areas: np.ndarray = np.count_nonzero(masks, axis=(1, 2))
     return areas
@@ -76,8 +94,9 @@ class OverlapCases:
         files: one a case, relative to the data's folder; the key for pairing with other models.
         groups: patient or file identity of each case.
         seeds: what tells the layers apart.
-        dice: see `overlap_scores`.
-        iou: see `overlap_scores`.
+        dice: see `overlap_scores`; NaN in all cases for a class that is left out
+            (`without_absent`).
+        iou: the same.
     """
 
     model: str
@@ -133,13 +152,13 @@ def mean_overlaps(
     """Mean of each score over cases and foreground classes, for many weightings of the cases.
 
     Args:
-        overlaps: scores of every case and class; none is NaN.
+        overlaps: scores of every case and class; NaN in all cases for a class that is left out.
         classes: names of the foreground classes.
         weights: how often each case counts, at least 0.
 
     Returns:
         "dice" and "iou", and with several classes also "dice_<class>" of each; NaN where no case
-        has weight.
+        has weight, and for a class that is left out.
     """
     found = {
         "dice": mean_over_classes(overlaps.dice, weights),

@@ -249,5 +249,7 @@ def _open_bench(suite: Suite, out: Path, places: Places, schedule: Schedule) -> 
 
 def _store_key(suite: Suite, sources: Sequence[str]) -> str:
     """Other files, or others of the same names, make another store."""
-    found = [[folder_key(Path(path)) for path in matches(source)] for source in sources]
+    found = [
+        [folder_key(Path(path), with_masks=False) for path in matches(source)] for source in sources
+    ]
     return content_key(found, suite.store_size)

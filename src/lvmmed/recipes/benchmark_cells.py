@@ -111,6 +111,11 @@ class Chain:
         """All cells in the order they are run in."""
         return (*((self.pretrain,) if self.pretrain else ()), *self.judges)
 
+    @property
+    def is_given(self) -> bool:
+        """Whether it judges weights that were given: neither trained here nor drawn by the seed."""
+        return self.pretrain is None and any(cell.weights != "random" for cell in self.judges)
+
     def failure(self, task: SuiteTask, reasons: Mapping[str, str]) -> str | None:
         """Say why the encoder has no score on a task.
 
@@ -179,7 +184,8 @@ class Bench:
             decides = _judging_fields(task)
             shared = [start.backbone, side, seed, list(self.suite.fractions)]
             data = self.places.find(task.data, field=f"tasks.{task.name}.data")
-            key = content_key(decides, content, shared, folder_key(data))
+            images = folder_key(data, with_masks=task.kind == "segmentation")
+            key = content_key(decides, content, shared, images)
             judges.append(
                 JudgeCell(
                     label=f"{label}, on {task.name}",

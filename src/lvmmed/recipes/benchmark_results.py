@@ -19,6 +19,7 @@ from lvmmed.evaluation.benchmark_table import (
     MissingCell,
     Origin,
 )
+from lvmmed.evaluation.benchmark_warnings import task_warnings
 from lvmmed.evaluation.scored_cases import read_scored_cases
 from lvmmed.files import write_atomically
 from lvmmed.recipes.benchmark_cells import Bench, Chain, JudgeCell
@@ -128,7 +129,29 @@ def collect_table(suite: Suite, runs: PlannedRuns, reasons: Mapping[str, str]) -
     table = build_benchmark_table(
         plan, cells, missing=missing, costs=costs, rate_choices=runs.choices
     )
-    return replace(table, runs=training_runs(runs), origin=cell_origin(runs.cells))
+    return replace(
+        table,
+        runs=training_runs(runs),
+        origin=cell_origin(runs.cells),
+        warnings=task_warnings(_judging_warnings(suite, runs.chains)),
+    )
+
+
+def _judging_warnings(
+    suite: Suite, chains: Sequence[Chain]
+) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Task, encoder and warnings of every judging run that is done, task by task."""
+    return [
+        (
+            task.name,
+            Encoder(method=chain.method, initialisation=chain.initialisation).label,
+            tuple(cell.folder.read_json(RESULT).get("warnings", ())),
+        )
+        for task in suite.tasks
+        for chain in chains
+        for cell in _of_task(chain, task.name)
+        if cell.folder.is_finished
+    ]
 
 
 def _of_task(chain: Chain, task: str) -> list[JudgeCell]:
@@ -198,6 +221,7 @@ def _measured(
         wall_s=sum(result["wall_s"] for result in results),
         seeds=tuple(done),
         missing_seeds=tuple(seed for seed in judges if seed not in done),
+        is_given=any(chain.is_given for chain in chains),
     )
 
 

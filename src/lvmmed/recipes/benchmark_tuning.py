@@ -10,6 +10,7 @@ from lvmmed.recipes.benchmark_cells import Bench, Cell, Chain, JudgeCell, unique
 from lvmmed.recipes.benchmark_estimate import Planned
 from lvmmed.recipes.benchmark_schedule import Schedule
 from lvmmed.recipes.benchmark_suite import UNTRAINED, SuiteInitialisation
+from lvmmed.recipes.benchmark_work import draws_by_seed
 
 NOT_CHOSEN = "its learning rate is not chosen yet"
 NOT_DONE = "not done yet"
@@ -102,8 +103,9 @@ def _plan_runs(
     chains: list[Chain] = []
     for seed in bench.suite.seeds:
         for start in bench.suite.initialisations:
-            if _judges_untrained(bench, start, seed):
-                chains.append(bench.chain(UNTRAINED, start, seed))
+            tasks = _untrained_tasks(bench, start, seed)
+            if tasks:
+                chains.append(_judged_on(tasks, bench.chain(UNTRAINED, start, seed)))
             for method in bench.suite.methods_of(start):
                 choice = choices.get(Encoder(method=method.name, initialisation=start.name))
                 if choice is None or choice.chosen is not None:
@@ -120,10 +122,19 @@ def _plan_runs(
     )
 
 
-def _judges_untrained(bench: Bench, start: SuiteInitialisation, seed: int) -> bool:
-    """Weights that are given are judged once; those that are drawn, for every seed."""
-    is_drawn = start.weights == "random"
-    return bench.suite.untrained and (is_drawn or seed == bench.suite.seeds[0])
+def _untrained_tasks(bench: Bench, start: SuiteInitialisation, seed: int) -> list[str]:
+    """Tasks that weights before training are judged on for a seed.
+
+    Weights that are drawn are judged for every seed; those that are given once, and again where
+    the seed draws few labels or a head, as it does for those that are trained.
+    """
+    suite = bench.suite
+    is_first = seed == suite.seeds[0] or start.weights == "random"
+    return [
+        task.name
+        for task in suite.tasks
+        if suite.untrained and (is_first or draws_by_seed(task, suite.fractions))
+    ]
 
 
 def _encoders(bench: Bench) -> tuple[Encoder, ...]:

@@ -71,6 +71,20 @@ def refuse_bad_task(task: SuiteTask, fractions: Sequence[float]) -> None:
         raise InputError(f"tasks.{task.name}.metrics: got none; name one of {', '.join(allowed)}")
 
 
+def draws_by_seed(task: SuiteTask, fractions: Sequence[float]) -> bool:
+    """Whether a judgement of one and the same encoder differs from seed to seed.
+
+    Args:
+        task: of the suite.
+        fractions: shares of the labels.
+
+    Returns:
+        True where a head is fine-tuned, or few labels are drawn.
+    """
+    settings = _settings(task, {"fractions": fractions})
+    return isinstance(settings, FinetuneSettings) or any(frac < 1 for frac in settings.fractions)
+
+
 def _score_names(settings: JudgeSettings) -> list[str]:
     if isinstance(settings, FinetuneSettings):
         return [metric_key(FINETUNED, metric) for metric in METRICS]

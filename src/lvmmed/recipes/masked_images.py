@@ -103,14 +103,22 @@ def _check_size(item: LabelledItem, record: ImageRecord, parts: Sequence[RawMask
 def _class_warnings(
     data: Path, masks: Mapping[str, UInt8[np.ndarray, "n S S"]], classes: Sequence[str]
 ) -> list[str]:
-    """Say which classes cannot be learnt; refuse a training split without any."""
-    present = set(np.unique(masks["train"]).tolist()) - {0}
-    if not present:
-        raise InputError(f"{data}: no mask of train has foreground; check masks and splits")
-    absent = [name for k, name in enumerate(classes, start=1) if k not in present]
-    if not absent:
-        return []
-    return [f"train has no pixel of class {', '.join(absent)}: it is never predicted"]
+    """Say which classes cannot be learnt, and where others are not tested.
+
+    A training split without any is refused.
+    """
+    found = []
+    for split, of_split in masks.items():
+        present = set(np.unique(of_split).tolist()) - {0}
+        if split == "train" and not present:
+            raise InputError(f"{data}: no mask of train has foreground; check masks and splits")
+        absent = [name for k, name in enumerate(classes, start=1) if k not in present]
+        if absent:
+            effect = (
+                "it is never predicted" if split == "train" else "scores there say nothing of it"
+            )
+            found.append(f"{split} has no pixel of class {', '.join(absent)}: {effect}")
+    return found
 
 
 def main_classes(masks: UInt8[np.ndarray, "n S S"], num_classes: int) -> Int64[np.ndarray, " n"]:

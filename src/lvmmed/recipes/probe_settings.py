@@ -38,6 +38,8 @@ class EncoderProbeSettings(Settings):
             raise ValueError(f"seeds: got {list(self.seeds)}, need different numbers from 0 up")
         if not self.fractions or not all(0 < frac <= 1 for frac in self.fractions):
             raise ValueError(f"fractions: got {list(self.fractions)}, need numbers in (0, 1]")
+        if len(set(self.fractions)) < len(self.fractions):
+            raise ValueError(f"fractions: got {list(self.fractions)}, name each share once")
         return self
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 
-from lvmmed.evaluation.segmentation import OverlapCases, Overlaps, overlap_scores
+from lvmmed.evaluation.segmentation import OverlapCases, Overlaps, overlap_scores, without_absent
 from lvmmed.probes import (
     DrawnPositions,
     MapProbe,
@@ -273,6 +273,8 @@ def tabulate_overlaps(trials: Sequence[MapTrial], images: LabelledImages) -> lis
     for model in dict.fromkeys(trial.model for trial in trials):
         of_model = [trial for trial in trials if trial.model == model]
         for split in images.splits_tested:
+            truth = images.masks[split]
+            kept = [without_absent(trial.overlaps[split], truth) for trial in of_model]
             tables.append(
                 OverlapCases(
                     model=model,
@@ -281,8 +283,8 @@ def tabulate_overlaps(trials: Sequence[MapTrial], images: LabelledImages) -> lis
                     files=images.files(split),
                     groups=images.groups(split),
                     seeds=tuple(trial.seed for trial in of_model),
-                    dice=np.stack([trial.overlaps[split].dice for trial in of_model]),
-                    iou=np.stack([trial.overlaps[split].iou for trial in of_model]),
+                    dice=np.stack([one.dice for one in kept]),
+                    iou=np.stack([one.iou for one in kept]),
                 )
             )
     return tables

@@ -14,6 +14,7 @@ from lvmmed.report.benchmark_costs import (
     monitor_rows,
 )
 from lvmmed.report.benchmark_sections import (
+    NO_SEEDS,
     command_rows,
     comparison_rows,
     comparison_sheets,
@@ -24,6 +25,7 @@ from lvmmed.report.benchmark_sections import (
 )
 from lvmmed.report.benchmark_text import DISTRIBUTIONS, protocol_sentences
 from lvmmed.report.benchmark_training import (
+    judging_rows,
     mixture_sentences,
     origin_sentences,
     rate_rows,
@@ -41,8 +43,9 @@ def build_benchmark_report(table: BenchmarkTable, out: Path, *, title: str | Non
 
     It holds the scores with intervals, plots of them, mean ranks with the critical difference, the
     differences to the reference method with their tests, learning rates tried, alarms of training,
-    encoders at its end, costs, what is missing, and the data and commands behind it. The page needs
-    no network and no script. A file that cannot be written is refused with an InputError.
+    warnings of judging, encoders at the end of training, costs, what is missing, and the data and
+    commands behind it. The page needs no network and no script. A file that cannot be written is
+    refused with an InputError.
 
     Args:
         table: results.
@@ -74,6 +77,7 @@ def build_benchmark_report(table: BenchmarkTable, out: Path, *, title: str | Non
         missing=missing_rows(table),
         rates=rate_rows(table),
         warnings=warning_rows(table),
+        judging_warnings=judging_rows(table),
     )
     return write_page(out, text)
 
@@ -104,12 +108,17 @@ def benchmark_sentences(table: BenchmarkTable, ranked: Sequence[RankedMethods]) 
 
 
 def _rank_sentence(ranks: RankedMethods) -> str:
-    where = dict(DISTRIBUTIONS)[ranks.is_shifted].lower()
-    return (
-        f"Ranks over tasks and seeds, {where}, from {ranks.initialisation}: "
-        f"{_best_ranked(ranks.by_seed)}. By whole tasks, the stricter reading: "
-        f"{_best_ranked(ranks.by_task)}."
+    where = f"{dict(DISTRIBUTIONS)[ranks.is_shifted].lower()}, from {ranks.initialisation}"
+    by_task = _best_ranked(ranks.by_task)
+    if ranks.by_seed is None:
+        return f"Ranks over whole tasks, {where}: {by_task}. No ranking by seeds: {NO_SEEDS}."
+    text = (
+        f"Ranks over tasks and seeds, {where}: {_best_ranked(ranks.by_seed)}. By whole tasks, the "
+        f"stricter reading: {by_task}."
     )
+    if ranks.given:
+        text += f" Given weights ({enumerated(ranks.given)}) are ranked by whole tasks alone."
+    return text
 
 
 def _best_ranked(ranking: Ranking) -> str:
@@ -156,6 +165,7 @@ def _comparison_sentences(table: BenchmarkTable) -> tuple[str, ...]:
         words = {
             "better": "clearly better in",
             "worse": "clearly worse in",
+            "one seed": "apart by one seed alone in",
             "not clear": "not clear in",
         }
         parts = [f"{words[kind]} {counts[kind]}" for kind in words if counts[kind]]

@@ -16,10 +16,18 @@ from lvmmed.evaluation.benchmark_table import (
 from lvmmed.evaluation.ranking import Ranking
 from lvmmed.report.benchmark_figures import rank_plot, score_plot
 from lvmmed.report.benchmark_labels import label_plot
-from lvmmed.report.benchmark_text import DISTRIBUTIONS, column_detail, column_groups
+from lvmmed.report.benchmark_text import (
+    DISTRIBUTIONS,
+    FEWER_SEEDS,
+    column_detail,
+    column_groups,
+)
 from lvmmed.report.groups import ABSENT
 from lvmmed.report.scores import write_number
 from lvmmed.report.verdicts import counted, enumerated
+
+NO_SEEDS = "fewer than two trained methods share a seed in every task"
+"""Why there is no ranking by seeds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,8 +112,12 @@ def _score_mark(cell: CellScore | None) -> Mark:
         detail += f"; missing: seed {', '.join(map(str, cell.missing_seeds))}"
     if cell.p_against_best is not None:
         detail += f"; against the best: adjusted p {write_p(cell.p_against_best)}"
+    if cell.is_untested:
+        detail += "; against the best: no test possible"
+    if cell.num_undefined:
+        detail += f"; resamples without a score: {cell.num_undefined}"
     return Mark(
-        value=write_number(cell.mean, metric),
+        value=write_number(cell.mean, metric) + (FEWER_SEEDS if cell.missing_seeds else ""),
         below=_interval(cell.ci95, metric),
         detail=detail,
         kind="best" if cell.is_best else "near" if cell.is_near_best else "",
@@ -146,7 +158,7 @@ def shown_ranks(table: BenchmarkTable, ranked: Sequence[RankedMethods]) -> tuple
     for place, ranks in enumerate(ranked):
         title = f"{dict(DISTRIBUTIONS)[ranks.is_shifted]}, from {ranks.initialisation}"
         plot = rank_plot(
-            ranks.by_seed,
+            ranks.main,
             reference=table.reference,
             label=f"Mean ranks, {title}",
             name=f"ranks-{place}",
@@ -157,16 +169,35 @@ def shown_ranks(table: BenchmarkTable, ranked: Sequence[RankedMethods]) -> tuple
 
 def _rank_notes(ranks: RankedMethods) -> tuple[str, ...]:
     by_seed, by_task = ranks.by_seed, ranks.by_task
-    notes = [
-        f"{by_seed.num_blocks} blocks ({counted(ranks.num_columns, 'task')}, each seed by itself): "
-        f"Friedman p {write_p(by_seed.friedman_p)}, {_pairs_apart(by_seed)}.",
-        f"The stricter reading, {counted(by_task.num_blocks, 'block')} of whole tasks: Friedman p "
+    stricter = (
+        f"{counted(by_task.num_blocks, 'block')} of whole tasks: Friedman p "
         f"{write_p(by_task.friedman_p)}, critical difference {by_task.critical_difference:.2f}, "
-        f"{_pairs_apart(by_task)}.",
-    ]
+        f"{_pairs_apart(by_task)}."
+    )
+    if by_seed is None:
+        notes = [stricter, f"No ranking by seeds: {NO_SEEDS}."]
+    else:
+        notes = [
+            f"{counted(by_seed.num_blocks, 'block')} ({counted(ranks.num_tasks, 'task')}, each "
+            f"seed by itself): Friedman p {write_p(by_seed.friedman_p)}, {_pairs_apart(by_seed)}.",
+            f"The stricter reading, {stricter}",
+        ]
+        if ranks.given:
+            notes.append(
+                f"Given weights have one encoder for all seeds and no place in the plot: "
+                f"{_given_ranks(ranks)}."
+            )
     if ranks.left_out:
         notes.append(f"Not ranked, for want of a score in some task: {enumerated(ranks.left_out)}.")
     return tuple(notes)
+
+
+def _given_ranks(ranks: RankedMethods) -> str:
+    """Mean ranks of given weights by whole tasks."""
+    by_task = ranks.by_task
+    mean = dict(zip(by_task.names, by_task.mean_ranks, strict=True))
+    parts = [f"{name}, mean rank {mean[name]:.2f} of {len(mean)}" for name in ranks.given]
+    return f"{enumerated(parts)} by whole tasks"
 
 
 def _pairs_apart(ranking: Ranking) -> str:
@@ -179,7 +210,8 @@ def _pairs_apart(ranking: Ranking) -> str:
     return f"{apart} of {counted(num * (num - 1) // 2, 'pair')} apart"
 
 
-_ARROWS = {"better": " ▲", "worse": " ▼", "not clear": ""}
+_ARROWS = {"better": " ▲", "worse": " ▼"}
+_STYLES = {"better": "verdict-above", "worse": "verdict-below"}
 
 
 def comparison_sheets(table: BenchmarkTable) -> tuple[Sheet, ...]:
@@ -208,11 +240,12 @@ def _comparison_mark(row: PairedComparison | None) -> Mark:
         return Mark(value=ABSENT, detail="missing" if row is None else "undefined on these cases")
     metric = row.column.metric.rpartition(".")[2]
     return Mark(
-        value=write_gap(row.difference, metric) + _ARROWS[row.verdict],
+        value=write_gap(row.difference, metric) + _ARROWS.get(row.verdict, ""),
         below=(*_gap_interval(row.ci95, metric), f"Holm p {write_p(row.p_holm)}"),
         detail=f"{row.reference.method} minus {row.other.method}: p {write_p(row.p_value)} "
-        f"before adjustment, {write_p(row.p_holm)} after",
-        kind={"better": "verdict-above", "worse": "verdict-below", "not clear": ""}[row.verdict],
+        f"before adjustment, {write_p(row.p_holm)} after"
+        + ("; one seed, so not clear" if row.verdict == "one seed" else ""),
+        kind=_STYLES.get(row.verdict, ""),
     )
 
 
@@ -247,7 +280,7 @@ def comparison_rows(table: BenchmarkTable) -> tuple[tuple[str, ...], ...]:
                 over_seeds or ABSENT,
                 write_p(row.p_value),
                 write_p(row.p_holm),
-                row.verdict + _ARROWS[row.verdict],
+                row.verdict + _ARROWS.get(row.verdict, ""),
             )
         )
     return tuple(rows)

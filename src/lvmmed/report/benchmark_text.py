@@ -6,11 +6,19 @@ import re
 from collections.abc import Callable, Sequence
 
 from lvmmed.evaluation.benchmark_table import LEVEL, BenchmarkTable, CellScore, Column, Encoder
-from lvmmed.report.benchmark_training import rate_sentence
+from lvmmed.report.benchmark_training import (
+    fewer_seeds,
+    judging_sentences,
+    rate_sentence,
+    undefined_sentences,
+)
 from lvmmed.report.scores import head_title, metric_title, write_number
 
 MISSING = "-"
 """Stands for a cell without a number."""
+
+FEWER_SEEDS = "\N{DOUBLE DAGGER}"
+"""Marks a cell of fewer seeds than planned."""
 
 DISTRIBUTIONS = ((False, "In distribution"), (True, "Out of distribution"))
 """`Column.is_shifted` and the title of the columns that have it."""
@@ -113,12 +121,21 @@ def protocol_sentences(table: BenchmarkTable) -> tuple[str, ...]:
     undefined = sum(cell.mean is None for cell in table.cells)
     if table.missing:
         sentences.append(f"Missing: {len(table.missing)} of {planned} cells.")
-    incomplete = sum(bool(cell.missing_seeds) for cell in table.cells)
-    if incomplete:
-        sentences.append(f"Of fewer seeds than planned: {incomplete} of {planned} cells.")
+    short = fewer_seeds(table)
+    if short:
+        num_short = sum(bool(cell.missing_seeds) for cell in table.cells)
+        sentences.append(
+            f"{FEWER_SEEDS} of fewer seeds than planned, never called best: {num_short} of "
+            f"{planned} cells ({'; '.join(short)})."
+        )
     if undefined:
         sentences.append(f"Undefined on their cases: {undefined} of {planned} cells.")
+    sentences += undefined_sentences(table)
     return (*sentences, *filter(None, [rate_sentence(table)]))
+
+
+def _footnotes(table: BenchmarkTable) -> tuple[str, ...]:
+    return (*protocol_sentences(table), *judging_sentences(table))
 
 
 def to_csv(table: BenchmarkTable) -> str:
@@ -225,7 +242,7 @@ def to_markdown(table: BenchmarkTable) -> str:
 
     Returns:
         Text; the best of each initialisation bold, those that the paired test cannot tell from it
-        with a dagger, a missing cell as "-".
+        with a dagger, cells of fewer seeds than planned with `FEWER_SEEDS`, a missing one as "-".
     """
     parts = []
     for title, columns in column_groups(table):
@@ -241,9 +258,9 @@ def to_markdown(table: BenchmarkTable) -> str:
         parts.append(f"**{title}**\n\n" + "\n".join(lines))
     marks = (
         "Bold: best of those with the same start; \N{DAGGER}: not told apart from it "
-        f"(paired test, Holm-adjusted p >= {LEVEL}); {MISSING}: no figure."
+        f"(paired test, Holm-adjusted p >= {LEVEL}, or no test possible); {MISSING}: no figure."
     )
-    sentences = [escape_markdown(text) for text in protocol_sentences(table)]
+    sentences = [escape_markdown(text) for text in _footnotes(table)]
     return "\n\n".join([*parts, " ".join([*sentences, marks])]) + "\n"
 
 
@@ -257,6 +274,7 @@ def _markdown_cell(cell: CellScore | None) -> str:
     value, interval = _numbers(cell, " to ")
     value = f"**{value}**" if cell.is_best else value
     value += "\N{DAGGER}" if cell.is_near_best else ""
+    value += FEWER_SEEDS if cell.missing_seeds else ""
     return f"{value} ({interval})" if interval else value
 
 
@@ -280,16 +298,18 @@ def to_latex(table: BenchmarkTable) -> str:
 
     Returns:
         Text; columns of each kind (`column_groups`) stand together, the best of each initialisation
-        bold, those that the paired test cannot tell from it underlined, a missing cell "-".
+        bold, those that the paired test cannot tell from it underlined, cells of fewer seeds than
+        planned with `FEWER_SEEDS`, a missing cell "-".
     """
     kinds = column_groups(table)
     columns = [column for _, members in kinds for column in members]
     width = 1 + len(columns)
     marks = (
         "Bold: best of those with the same start; underlined: not told apart from it "
-        rf"(paired test, Holm-adjusted $p \geq {LEVEL}$); {MISSING}: no figure."
+        rf"(paired test, Holm-adjusted $p \geq {LEVEL}$, or no test possible); {MISSING}: no "
+        "figure."
     )
-    caption = " ".join([*(escape_latex(text) for text in protocol_sentences(table)), marks])
+    caption = " ".join([*(escape_latex(text) for text in _footnotes(table)), marks])
     return "\n".join(
         [
             r"% needs \usepackage{booktabs,adjustbox}",
@@ -349,6 +369,7 @@ def _latex_cell(cell: CellScore | None) -> str:
     value, interval = _numbers(cell, "--")
     value = rf"\textbf{{{value}}}" if cell.is_best else value
     value = rf"\underline{{{value}}}" if cell.is_near_best else value
+    value += escape_latex(FEWER_SEEDS) if cell.missing_seeds else ""
     return f"{value} {_small(f'({interval})')}" if interval else value
 
 
@@ -367,6 +388,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    FEWER_SEEDS: r"$^\ddagger$",
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
 }
 

@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 
 from lvmmed.evaluation.benchmark_table import BenchmarkTable, RateChoice, RateTrial
+from lvmmed.evaluation.benchmark_warnings import TaskWarning
 from lvmmed.report.groups import ABSENT
+from lvmmed.report.scores import MANY_UNDEFINED
 from lvmmed.report.verdicts import counted, enumerated
 
 _COMMIT = re.compile(r"([0-9a-f]{12})[0-9a-f]{28}")
@@ -129,9 +131,57 @@ def warning_rows(table: BenchmarkTable) -> tuple[tuple[str, str, str], ...]:
 
 
 def warning_lines(table: BenchmarkTable) -> tuple[str, ...]:
-    """The same, a line a warning, and one where the cells' origins are mixed."""
+    """Alarms of training and warnings of judging, a line each, and one where origins are mixed."""
     alarms = (f"{cost.encoder.label}, {text}" for cost in table.costs for text in cost.warnings)
-    return tuple(f"warning: {text}" for text in (*alarms, *mixture_sentences(table)))
+    judging = _judging_texts(table)
+    return tuple(f"warning: {text}" for text in (*alarms, *judging, *mixture_sentences(table)))
+
+
+def judging_rows(table: BenchmarkTable) -> tuple[tuple[str, str, str], ...]:
+    """List what the runs that judged warn of: (task, encoders, text)."""
+    return tuple((one.task, _whose(one), one.text) for one in table.warnings)
+
+
+def judging_sentences(table: BenchmarkTable) -> tuple[str, ...]:
+    """The same as a footnote of one sentence; empty where nothing is warned of."""
+    texts = _judging_texts(table)
+    return (f"Warnings of judging: {'; '.join(texts)}.",) if texts else ()
+
+
+def _judging_texts(table: BenchmarkTable) -> tuple[str, ...]:
+    return tuple(f"{one.task} ({_whose(one)}): {one.text.rstrip('.')}" for one in table.warnings)
+
+
+def _whose(warning: TaskWarning) -> str:
+    return "all encoders" if warning.is_of_all else enumerated(warning.encoders)
+
+
+def fewer_seeds(table: BenchmarkTable) -> list[str]:
+    """Name the cells of fewer seeds than planned, those of one task and encoder once."""
+    return list(
+        dict.fromkeys(
+            f"{cell.encoder.label} on {cell.column.task} without seed "
+            f"{', '.join(map(str, cell.missing_seeds))}"
+            for cell in table.cells
+            if cell.missing_seeds
+        )
+    )
+
+
+def undefined_sentences(table: BenchmarkTable) -> tuple[str, ...]:
+    """Say where intervals leave out more than a few resamples, for want of a score."""
+    parts: dict[str, int] = {}
+    for cell in table.cells:
+        if cell.ci95 is not None and cell.num_undefined > MANY_UNDEFINED * table.num_resamples:
+            title = cell.column.title
+            parts[title] = max(parts.get(title, 0), cell.num_undefined)
+    if not parts:
+        return ()
+    shares = [f"{100 * n / table.num_resamples:.0f} % on {title}" for title, n in parts.items()]
+    return (
+        "Intervals leave out resamples without a score, for want of a class: up to "
+        f"{enumerated(shares)}.",
+    )
 
 
 def origin_sentences(table: BenchmarkTable) -> tuple[str, ...]:

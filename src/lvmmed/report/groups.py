@@ -1,11 +1,12 @@
 """Puts runs together that differ by nothing but their seed, and says how the others differ."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lvmmed.report.run import PRETRAIN, Run
+from lvmmed.report.run import PRETRAIN, Run, training_settings
 
 RANDOM_LABEL = "random weights"
 """Label of encoders that were never trained."""
@@ -20,7 +21,9 @@ _NOT_OF_JUDGING = {"weights", "data", "fractions"}
 """More such keys of runs that judge: where weights and data lie, and the shares of the labels,
 which have figures of their own each."""
 
-_KeyT = TypeVar("_KeyT")
+_HASH = re.compile("[0-9a-f]{64}")
+
+_KeyT = TypeVar("_KeyT", bound=tuple[str, ...])
 _ValueT = TypeVar("_ValueT")
 
 _FIXED_STYLES = {"lvm-med": 0, "simclr": 1, "paper-literal": 2, RANDOM_LABEL: 7}
@@ -41,6 +44,11 @@ class Group:
 
     label: str
     runs: tuple[Run, ...]
+
+    @property
+    def backbone(self) -> str:
+        """Architecture of all members; "" when not recorded."""
+        return self.runs[0].backbone
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -110,6 +118,10 @@ def pretrain_groups(runs: Sequence[Run]) -> tuple[Group, ...]:
 def judging_groups(runs: Sequence[Run], trained: Sequence[Group]) -> tuple[Group, ...]:
     """Group runs that judge encoders by where their weights come from.
 
+    Runs of a group have one backbone, and weights of one training but for its seed: those of a
+    group of pre-training runs, or those beside which equal settings lie. Weights beside which there
+    are none are joined with themselves alone.
+
     Args:
         runs: runs of one task on one data set.
         trained: groups of the pre-training runs of the report, to find weights among.
@@ -117,16 +129,16 @@ def judging_groups(runs: Sequence[Run], trained: Sequence[Group]) -> tuple[Group
     Returns:
         Groups in the order of the tables.
     """
-    return _grouped([(run, weights_label(run, trained)) for run in runs])
+    return _grouped([(run, weights_label(run, trained)) for run in runs], trained)
 
 
 def weights_label(run: Run, trained: Sequence[Group]) -> str:
     """Say which encoder a run judged: a pre-training group, a recipe, or the weights' name."""
     if set(run.weights) == {"random"}:
         return RANDOM_LABEL
-    for group in trained:
-        if any(_is_source(name, member) for name in run.weights for member in group.runs):
-            return group.label
+    group = _source_of(run, trained)
+    if group is not None:
+        return group.label
     recipe = run.result.get("recipe")
     if recipe and recipe != "custom":
         return str(recipe)
@@ -143,14 +155,15 @@ def shares_of_labels(run: Run) -> tuple[float, ...]:
 def each_once(
     runs: Sequence[Run], found: Sequence[Mapping[_KeyT, _ValueT]]
 ) -> tuple[dict[_KeyT, _ValueT], ...]:
-    """Drop what an earlier run found of the same encoder with other shares of the labels.
+    """Drop what an earlier run found of the same encoder.
 
     A probe with all labels and one with few of the same encoder both have the figure of all
-    labels, which is no repeat.
+    labels, which is no repeat; nor is a run that was made again. Other seeds are repeats where they
+    draw something: random weights, few labels, or the head of fine-tuning.
 
     Args:
         runs: members of a group.
-        found: what each of them has, by anything that tells figures apart.
+        found: what each of them has, by keys that start with the head.
 
     Returns:
         What is left of each.
@@ -159,15 +172,29 @@ def each_once(
         {
             key: value
             for key, value in own.items()
-            if not any(key in found[j] and _is_judged_again(runs[j], runs[i]) for j in range(i))
+            if not any(key in found[j] and _is_no_repeat(runs[j], runs[i], key) for j in range(i))
         }
         for i, own in enumerate(found)
     )
 
 
-def _is_judged_again(first: Run, second: Run) -> bool:
-    is_other = shares_of_labels(first) != shares_of_labels(second)
-    return is_other and first.encoders == second.encoders
+def _is_no_repeat(first: Run, second: Run, key: tuple[str, ...]) -> bool:
+    if first.encoders != second.encoders:
+        return False
+    is_drawn = "random" in second.weights or "@" in key[0] or not second.task.startswith("probe")
+    return not is_drawn or set(second.seeds) <= set(first.seeds)
+
+
+def _source_of(run: Run, trained: Sequence[Group]) -> Group | None:
+    """The group of pre-training runs that the weights of a run come from."""
+    return next(
+        (
+            group
+            for group in trained
+            if any(_is_source(name, member) for name in run.weights for member in group.runs)
+        ),
+        None,
+    )
 
 
 def _is_source(weights: str, run: Run) -> bool:
@@ -190,20 +217,46 @@ def _recipe_label(run: Run) -> str:
     return str(name or run.result.get("method") or run.name)
 
 
-def _variant(run: Run) -> dict[str, str]:
-    """Settings that tell runs of one label apart."""
-    dropped = _INCIDENTAL if run.task == PRETRAIN else _INCIDENTAL | _NOT_OF_JUDGING
+def _variant(run: Run, trained: Sequence[Group]) -> dict[str, str]:
+    """What tells runs of one label apart: settings, and of runs that judge also the encoder."""
+    if run.task == PRETRAIN:
+        return _settings(run.config, _INCIDENTAL)
+    own = _settings(run.config, _INCIDENTAL | _NOT_OF_JUDGING)
+    if run.backbone:
+        own["backbone"] = run.backbone
+    return own if _source_of(run, trained) else own | _training(run)
+
+
+def _training(run: Run) -> dict[str, str]:
+    """Settings beside the weights, where all have the same; else which weights they are."""
+    if set(run.weights) == {"random"}:
+        return {}
+    first, *others = [_settings(training_settings(w), _INCIDENTAL) for w in run.weights] or [{}]
+    if first and all(other == first for other in others):
+        return {f"training.{key}": text for key, text in first.items()}
+    return {"encoder": ", ".join(_short(name) for name in run.encoders) or run.name}
+
+
+def _settings(config: Mapping[str, Any], dropped: set[str]) -> dict[str, str]:
     return {
         key: as_text(value)
-        for key, value in flatten(run.config).items()
+        for key, value in flatten(config).items()
         if key.rpartition(".")[2] not in dropped and not key.startswith("log.")
     }
 
 
-def _grouped(labelled: Sequence[tuple[Run, str]]) -> tuple[Group, ...]:
+def _short(encoder: str) -> str:
+    """Enough of a hash to tell encoders apart; a path as it is."""
+    return encoder[:12] if _HASH.fullmatch(encoder) else encoder
+
+
+def _grouped(
+    labelled: Sequence[tuple[Run, str]], trained: Sequence[Group] = ()
+) -> tuple[Group, ...]:
     members: dict[tuple[str, tuple[tuple[str, str], ...]], list[Run]] = {}
     for run, label in labelled:
-        members.setdefault((label, tuple(sorted(_variant(run).items()))), []).append(run)
+        key = (label, tuple(sorted(_variant(run, trained).items())))
+        members.setdefault(key, []).append(run)
     keys = sorted(members, key=lambda key: _rank(key[0]))
     labels = _distinct_labels(keys)
     return tuple(

@@ -12,9 +12,11 @@ from lvmmed.report.groups import ABSENT
 from lvmmed.report.overlays import SEGMENTING_TASKS, read_overlays
 from lvmmed.report.pictures import read_neighbours
 from lvmmed.report.scores import (
+    MANY_UNDEFINED,
     DataSet,
     JudgedGroup,
     Key,
+    Score,
     head_title,
     heads,
     main_metrics,
@@ -139,8 +141,14 @@ def _cell(judged: JudgedGroup, key: Key) -> TableCell:
     return TableCell(
         value=write_number(score.mean, key[2]),
         interval=write_interval(score, key[2]),
-        detail=_repeats_text(judged, key),
+        detail=_repeats_text(judged, key) + _undefined_text(score),
     )
+
+
+def _undefined_text(score: Score) -> str:
+    if not score.undefined_share:
+        return ""
+    return f"; {100 * score.undefined_share:.1f} % of the resamples without a score"
 
 
 def _repeats_text(judged: JudgedGroup, key: Key) -> str:
@@ -218,9 +226,27 @@ def _notes(data: DataSet, tested: Sequence[str]) -> tuple[str, ...]:
     if left_out:
         parts = [f"{count} {reason}" for reason, count in left_out.items()]
         notes.append(f"Left out of the list: {enumerated(parts)}.")
+    notes += _undefined_notes(data, tested)
     if data.fingerprint:
         notes.append(f"Fingerprint of the labelled set: {data.fingerprint[:12]}.")
     return tuple(notes)
+
+
+def _undefined_notes(data: DataSet, tested: Sequence[str]) -> list[str]:
+    """Say which intervals leave out more than a few resamples, for want of a score."""
+    shares: dict[str, float] = {}
+    for judged in data.groups:
+        for (_, split, metric), score in judged.scores.items():
+            if split in tested and score.undefined_share > MANY_UNDEFINED:
+                name = f"{metric_title(metric).lower()} on {split}"
+                shares[name] = max(shares.get(name, 0.0), score.undefined_share)
+    if not shares:
+        return []
+    parts = [f"{100 * share:.0f} % for {name}" for name, share in shares.items()]
+    return [
+        "Intervals leave out resamples without a score, for want of a class: up to "
+        f"{enumerated(parts)}."
+    ]
 
 
 def _is_segmented(data: DataSet) -> bool:

@@ -68,6 +68,14 @@ class Run:
         return tuple(_encoder_identity(name) for name in self.weights)
 
     @property
+    def backbone(self) -> str:
+        """Name of the encoders' architecture in timm; "" when not recorded."""
+        model = self.config.get("model")
+        of_training = model.get("backbone") if isinstance(model, Mapping) else None
+        named = self.result.get("backbone") or self.config.get("backbone") or of_training
+        return str(named or "")
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings that the run recorded in any of its files, each once, in order."""
         found: list[str] = []
@@ -158,6 +166,25 @@ def _encoder_identity(weights: str) -> str:
         known = None  # a card outside the report does not stop it
     is_of_run = path.name == "encoder.safetensors"
     return str(known or (path.parent if is_of_run else path))
+
+
+def training_settings(weights: str) -> Mapping[str, Any]:
+    """Read the settings of pre-training that lie beside weights.
+
+    Args:
+        weights: run folder, or a file in it, as the user named it.
+
+    Returns:
+        Content of its config.yaml; empty where there is none, or none of pre-training.
+    """
+    if weights == "random" or weights.startswith("timm:"):
+        return {}
+    path = Path(weights)
+    try:
+        found, _ = _read_config((path if path.is_dir() else path.parent) / "config.yaml")
+    except InputError:
+        found = None  # a file outside the report does not stop it
+    return found if found and _task_of({}, found) == PRETRAIN else {}
 
 
 def _task_of(result: Mapping[str, Any], config: Mapping[str, Any]) -> str:

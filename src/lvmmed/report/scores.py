@@ -16,6 +16,9 @@ from lvmmed.types import InputError
 NUM_RESAMPLES = 1000
 """Bootstrap resamples of figures that are joined over runs or compared."""
 
+MANY_UNDEFINED = 0.05
+"""Share of resamples without a score from which on a reader is told of them."""
+
 HEAD_TITLES = {"linear": "Linear probe", "knn": "kNN probe", "fine-tuned": "Fine-tuning"}
 """How the figures of a head are introduced."""
 
@@ -46,12 +49,14 @@ class Score:
         low: lower end of the interval, None when the run gave none.
         high: upper end of the interval, None when the run gave none.
         per_seed: the figure of every seed (and run, when several were joined).
+        undefined_share: share of the resamples without a score, which the interval leaves out.
     """
 
     mean: float
     low: float | None
     high: float | None
     per_seed: tuple[float, ...]
+    undefined_share: float = 0.0
 
 
 Key = tuple[str, str, str]
@@ -156,6 +161,7 @@ def _score(run: Run, name: Any, value: Any) -> Score:
             low=None if low is None else float(low),
             high=None if high is None else float(high),
             per_seed=tuple(float(item) for item in entry.get("per_seed") or () if item is not None),
+            undefined_share=float(entry.get("undefined_share") or 0.0),
         )
     except (TypeError, ValueError) as error:
         path = run.folder / "result.json"
@@ -187,6 +193,7 @@ def join(scores: Sequence[Score]) -> Score:
         low=mean - sum(below) / num if len(below) == num else None,
         high=mean + sum(above) / num if len(above) == num else None,
         per_seed=tuple(seed for score in scores for seed in (score.per_seed or (score.mean,))),
+        undefined_share=max(score.undefined_share for score in scores),
     )
 
 
@@ -275,6 +282,7 @@ def _from_figure(figure: Figure) -> Score:
         low=low,
         high=high,
         per_seed=tuple(value for value in figure.per_seed if value is not None),
+        undefined_share=figure.undefined_share,
     )
 
 

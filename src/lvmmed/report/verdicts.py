@@ -142,6 +142,7 @@ class Verdict:
 def verdicts(sets: Sequence[DataSet]) -> tuple[Verdict, ...]:
     """Compare every trained encoder with random weights, and LVM-Med with SimCLR, where runs allow.
 
+    Encoders of other backbones are not compared, for that alone would make a difference.
     Comparisons are made on test splits only, by the first metric of the main table.
     """
     found = []
@@ -158,7 +159,7 @@ def _pairs(name: str, key: Key, judged: Sequence[JudgedGroup]) -> list[Verdict]:
     found = []
     for first in judged:
         for second in judged:
-            if _is_compared(first.group.label, second.group.label):
+            if _is_compared(first.group, second.group):
                 head, split, metric = key
                 found.append(
                     Verdict(
@@ -176,8 +177,10 @@ def _pairs(name: str, key: Key, judged: Sequence[JudgedGroup]) -> list[Verdict]:
     return found
 
 
-def _is_compared(first: str, second: str) -> bool:
-    first_name, second_name = first.partition(" (")[0], second.partition(" (")[0]
+def _is_compared(first: Group, second: Group) -> bool:
+    first_name, second_name = (group.label.partition(" (")[0] for group in (first, second))
+    if first.backbone != second.backbone:
+        return False
     if second_name == RANDOM_LABEL:
         return first_name != RANDOM_LABEL
     return first_name == MAIN_METHOD and second_name == OTHER_METHOD
@@ -271,7 +274,10 @@ def _judged_sentence(sets: Sequence[DataSet]) -> tuple[str, ...]:
         return ()
     names = enumerated([data.name for data in sets])
     labels = list(dict.fromkeys(judged.group.label for data in sets for judged in data.groups))
-    missing = "trained encoder" if RANDOM_LABEL in labels else "run with random weights"
+    is_random = [label.startswith(RANDOM_LABEL) for label in labels]
+    missing = "trained encoder" if all(is_random) else "run with random weights"
+    if any(is_random) and not all(is_random):
+        missing += " of the same backbone"
     return (f"Judged on {names}: {enumerated(labels)}. No {missing} to compare with.",)
 
 
