@@ -24,7 +24,7 @@ OURS = "regions 1, no local"
 TUNED = ["2026-11-30-*-tuned-[0-9]*"]
 IMAGENET = ["2026-11-30-*-imagenet-tuned*"]
 IMAGENET_SAME = ["2026-11-29-learning-trials-imagenet.*"]
-LONG = ["2026-11-2[59]-learning-trials-1000-steps.*"]
+LONG = ["2026-11-30-learning-trials-1000-steps-*", "2026-11-30-*-1000-steps-rates-*"]
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ AIMS = {
 RUNS = {
     "from scratch, 300 steps, each": (TUNED, f"{OURS} (wk-f1e-2)"),
     "the same, all at 3e-3": (TUNED, f"{OURS} (wk-f3e-3)"),
-    "1000 steps, 1e-3": (LONG, OURS),
+    "1000 steps, all at 3e-3": (LONG, f"{OURS} (wk-k3e-3)"),
     "from ImageNet, 150 steps, each": (IMAGENET, OURS),
     "the same, all at 3e-4": (IMAGENET_SAME, OURS),
 }
@@ -224,8 +224,8 @@ def found_in(table, text):
     return found[0] if found else None
 
 
-HAVE_NO_SLICES = (LONG, IMAGENET_SAME)
-"""Their files of slices name runs by other folders than their rows do."""
+HAVE_NO_SLICES = (IMAGENET_SAME,)
+"""Its files of slices name runs by other folders than its rows do."""
 CHECKED = [
     cell
     for cell in aims()
