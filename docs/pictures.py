@@ -422,8 +422,8 @@ def _save(figure: Figure, name: str) -> None:
 
 
 def _write_small(image: Image.Image, name: str) -> None:
-    """Write a PNG of 256 colours, which these pictures get by with."""
-    small = image.quantize(256, dither=Image.Dither.NONE)
+    """Write a PNG of 192 colours, which these pictures get by with."""
+    small = image.quantize(192, dither=Image.Dither.NONE)
     small.save(IMAGES / name, optimize=True)
 
 

@@ -104,7 +104,9 @@ def test_two_encoders_are_compared_case_by_case(tmp_path, dice):
 
 
 def test_runs_of_one_encoder_are_joined_from_their_cases(tmp_path, dice):
-    runs = read_runs([_run(tmp_path / str(i), dice + 0.1 * i, weights="random") for i in range(2)])
+    runs = read_runs(
+        [_run(tmp_path / str(i), dice + 0.1 * i, weights="random", seeds=[i]) for i in range(2)]
+    )
     (data,) = data_sets(runs, pretrain_groups(runs))
     score = data.groups[0].scores["linear", "test", "dice"]
     assert score.mean == pytest.approx(dice.mean() + 0.05)
