@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lvmmed.config import did_you_mean
-from lvmmed.data.readers import is_dicom_content, is_readable_name, is_unread_name
+from lvmmed.data.readers import is_image_file
 from lvmmed.types import InputError
 
 LIST_NAMES = tuple(
@@ -162,18 +162,6 @@ def rows_of_folders(root: Path) -> Rows:
             f"train/CLASS/IMAGE or one of {', '.join(LIST_NAMES[::2])}"
         )
     return Rows(root=root, rows=tuple(rows), num_left_out=+left_out)
-
-
-def is_image_file(path: Path) -> bool:
-    """Whether a file has the name of a readable format, or is DICOM under another name.
-
-    DICOM exports have no suffix, the end of a UID, or any other (.img, .mr, .dic).
-    """
-    if is_readable_name(path):
-        return True
-    if is_unread_name(path) or path.name.upper() == "DICOMDIR":
-        return False
-    return is_dicom_content(path)
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -12,14 +12,13 @@ from lvmmed.data.labelled_rows import (
     NO_LABEL,
     Row,
     Rows,
-    is_image_file,
     listed_path,
     read_table,
     rows_of_list,
     split_word,
 )
 from lvmmed.data.labelled_splits import leak_warnings, with_splits
-from lvmmed.data.readers import is_readable_name
+from lvmmed.data.readers import is_image_file, is_readable_name
 from lvmmed.files import file_sha256
 from lvmmed.types import InputError
 

@@ -128,6 +128,18 @@ def is_dicom_content(path: Path) -> bool:
         return False
 
 
+def is_image_file(path: Path) -> bool:
+    """Whether a file has the name of a readable format, or is DICOM under another name.
+
+    DICOM exports have no suffix, the end of a UID, or any other (.img, .mr, .dic).
+    """
+    if is_readable_name(path):
+        return True
+    if is_unread_name(path) or path.name.upper() == "DICOMDIR":
+        return False
+    return is_dicom_content(path)
+
+
 def _format_of(path: Path) -> Format:
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lvmmed.data.readers import is_dicom_content, is_readable_name, is_unread_name
+from lvmmed.data.readers import is_image_file, is_unread_name
 from lvmmed.data.records import modality_word
 from lvmmed.data.salt import salted_key
 from lvmmed.types import InputError
@@ -195,10 +195,7 @@ def _walk(root: Path, name: str, plan: Plan) -> Iterator[Path]:
 
 def _is_image(path: Path) -> bool:
     """Whether a file is to be read, or its format is one that the user is told we do not read."""
-    if is_readable_name(path) or is_unread_name(path):
-        return True
-    # DICOM exports have no suffix, the end of a UID, or any other (.img, .mr, .dic)
-    return path.name.upper() != "DICOMDIR" and is_dicom_content(path)
+    return is_unread_name(path) or is_image_file(path)
 
 
 def _from_list(path: Path, naming: Naming, plan: Plan) -> Iterator[Task]:

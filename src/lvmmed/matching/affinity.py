@@ -117,11 +117,13 @@ def directions_of(
     Returns:
         Lengths and directions of the vectors.
     """
-    with torch.autocast(maps.device.type, enabled=False), torch.no_grad():
-        lengths = torch.linalg.vector_norm(at_least_single(maps), dim=-1)
     with torch.autocast(maps.device.type, enabled=False):
+        vectors = at_least_single(maps)
         return Directions(
-            unit=unit_vectors(maps), lengths=lengths, centers=centers, is_half=is_half
+            unit=unit_vectors(vectors),
+            lengths=torch.linalg.vector_norm(vectors.detach(), dim=-1),
+            centers=centers,
+            is_half=is_half,
         )
 
 
