@@ -32,7 +32,8 @@ class DataConfig(Settings):
     store: str | None = None
     """Folder of the image store (written by `lvmmed prepare`)."""
     balance: Literal["none", "dataset", "modality"] = "none"
-    """Groups that are drawn equally often: none = every image once an epoch."""
+    """Groups that are drawn equally often: none = every image once an epoch. A group with fewer
+    images than its share of a batch gives each of them to every batch, once."""
     composition: Literal["mixed", "dataset", "volume"] = "mixed"
     """What shares a graph: anything, images of one data set, or slices of one volume."""
 

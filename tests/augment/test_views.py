@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from lvmmed.augment.rows import map_tensors
 from lvmmed.augment.views import (
@@ -115,6 +116,31 @@ def test_rows_can_be_made_apart():
         torch.testing.assert_close(part.images, whole[rows].images, atol=1e-5, rtol=0)
         assert torch.equal(part.crops.box, whole[rows].crops.box)
         assert torch.equal(part.source_size, whole[rows].source_size)
+
+
+def test_two_long_images_do_not_make_all_others_pay():
+    rng = np.random.default_rng(0)
+    shapes = [(64, 64, 3)] * 30 + [(256, 64, 3), (64, 256, 3)]
+    images = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+    settings = ViewsConfig(size=32, **PLAIN)
+
+    def flops(some):
+        with FlopCounterMode(display=False) as counter:
+            views = make_views(some, settings)
+        return counter.get_total_flops(), views.images
+
+    num_square, _ = flops([images[0]] * 32)
+    num, made = flops(images)
+    assert num <= num_square * (30 + 4 + 4) / 32  # each of the long ones is four squares
+    drawn = draw_views(
+        pad_images(images).sizes, settings, generator=torch.Generator().manual_seed(0)
+    )
+    for row in (0, 29, 30, 31):
+        one = slice(row, row + 1)
+        by_itself = apply_views(
+            pad_images([images[row]]), drawn[one], settings=settings, mean=MEAN, std=STD
+        )
+        torch.testing.assert_close(by_itself.images, made[one], atol=1e-5, rtol=0)
 
 
 def test_batch_and_parameters_of_different_length_are_refused():
@@ -264,10 +290,10 @@ def test_gpu_and_cpu_make_the_same_views():
 def test_views_on_the_gpu_never_make_the_host_wait():
     batch, settings = pad_images(pictures()), ViewsConfig(size=64)
     parameters = draw_views(batch.sizes, settings, generator=torch.Generator()).to("cuda")
-    batch = batch.to("cuda")
+    sizes, batch = batch.sizes, batch.to("cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
-        views = apply_views(batch, parameters, settings=settings, mean=MEAN, std=STD)
+        views = apply_views(batch, parameters, settings=settings, mean=MEAN, std=STD, sizes=sizes)
         centers = views.region_centers(7, 7)
     finally:
         torch.cuda.set_sync_debug_mode("default")

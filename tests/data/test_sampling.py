@@ -80,14 +80,55 @@ def test_groups_are_drawn_equally_often_and_each_without_replacement(sizes, batc
         return
     sampler = BatchSampler(len(groups), batch_size=batch_size, seed=seed, groups=groups)
     drawn = stream(sampler, 40)
-    for stop in range(1, len(drawn), 7):
+    shares, free = fill(sizes, batch_size)
+    for stop in range(batch_size, len(drawn) + 1, batch_size):
         counts = Counter(groups[i] for i in drawn[:stop])
-        values = [counts[f"g{g}"] for g in range(len(sizes))]
+        assert all(counts[f"g{g}"] == share * stop // batch_size for g, share in shares.items())
+        values = [counts[f"g{g}"] for g in free]
         assert max(values) - min(values) <= 1
     for g, size in enumerate(sizes):
         own = [i for i in drawn if groups[i] == f"g{g}"]
         for start in range(0, len(own) - size + 1, size):
             assert len(set(own[start : start + size])) == size
+
+
+def fill(sizes, batch_size):
+    """Slots of a batch filled one by one, round and round, until a group has no more to give."""
+    left, given_to, slots = list(sizes), [0] * len(sizes), batch_size
+    while slots:
+        giving = [g for g, num in enumerate(left) if num]
+        if slots < len(giving):
+            break
+        for g in giving:
+            left[g], given_to[g], slots = left[g] - 1, given_to[g] + 1, slots - 1
+    # who has nothing left before the last, unfinished round gives all to every batch
+    most = max(given_to) + bool(slots)
+    return (
+        {g: size for g, size in enumerate(sizes) if size < most},
+        [g for g, size in enumerate(sizes) if size >= most],
+    )
+
+
+def test_a_rare_group_is_once_in_a_batch_and_the_others_share_the_rest():
+    # 64 images of three groups: the 2 and the 10 of the small ones, 52 of the large one
+    sizes = {"a": 1000, "b": 2, "c": 10}
+    groups = [name for name, size in sizes.items() for _ in range(size)]
+    sampler = BatchSampler(len(groups), batch_size=64, seed=0, groups=groups)
+    for step in range(30):
+        batch = sampler.batch(step)
+        assert len(set(batch.tolist())) == 64
+        assert Counter(groups[i] for i in batch) == {"a": 52, "b": 2, "c": 10}
+        # spread out: graphs of 16 as the batch stands have 2 or 3 of c
+        graphs = np.array(groups)[batch].reshape(4, 16)
+        assert set((graphs == "c").sum(1).tolist()) <= {2, 3}
+
+
+def test_a_group_that_fills_no_block_is_refused():
+    groups, blocks = ["many"] * 100 + ["few"] * 10, ["v"] * 110
+    arguments = {"batch_size": 32, "seed": 0, "blocks": blocks, "block_size": 16}
+    with pytest.raises(InputError, match=r"'few' with 10 images .* 16 of a graph.* at most 10"):
+        BatchSampler(110, groups=groups, **arguments)
+    BatchSampler(110, **arguments)
 
 
 def test_a_large_group_does_not_repeat_an_image_in_a_batch():

@@ -48,6 +48,8 @@ def test_a_position_lies_amid_the_pixels_that_it_sees():
         ("resnet10t", 7.5, 32),
         # padded on the right alone: 1 + 2 + 4 + 8 + 16 pixels, and half a pixel
         ("tf_efficientnet_lite0", 31.5, 32),
+        # one of 7 by 4 padded by 3 and three of 3 by 2 padded by 1; attention shrinks by other ones
+        ("pvt_v2_b0", 0.5, 32),
         # patches: middles of equal cells
         ("vit_tiny_patch16_224", 8.0, 16),
         ("samvit_base_patch16_224", 8.0, 16),

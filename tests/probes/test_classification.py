@@ -1,11 +1,12 @@
 """Oracles: scikit-learn, plain loops, arithmetic by hand."""
 
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -65,6 +66,37 @@ def test_more_neighbours_than_training_cases_means_all_of_them():
         knn_probabilities(train, labels, queries, k=50, num_classes=3),
         knn_probabilities(train, labels, queries, k=6, num_classes=3),
     )
+
+
+def test_ties_at_the_last_place_go_to_the_first_column():
+    values = np.random.default_rng(0).integers(0, 4, (50, 30)).astype(np.float32)
+    for k in (1, 7, 30, 40):
+        expected = [sorted(range(30), key=lambda i, row=row: (-row[i], i))[:k] for row in values]
+        np.testing.assert_array_equal(nearest(values, k), expected)
+
+
+def test_knn_goes_through_queries_in_blocks(monkeypatch):
+    train, labels = _clouds(40, seed=1)
+    queries, _ = _clouds(30, seed=2)
+    oracle = NearestNeighbors(n_neighbors=20, metric="cosine", algorithm="brute").fit(train)
+    distances, columns = oracle.kneighbors(queries)
+    votes = np.exp((1 - distances) / 0.07)[:, :, None] * np.eye(3)[labels[columns]]
+    expected = votes.sum(1) / votes.sum((1, 2))[:, None]
+    for pairs in (1, 7 * 120, 10**9):  # a query at a time, seven, all
+        monkeypatch.setattr(classification, "PAIRS_AT_ONCE", pairs)
+        found = knn_probabilities(train, labels, queries, k=20, num_classes=3)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_knn_keeps_no_matrix_of_all_pairs(monkeypatch):
+    values = np.random.default_rng(0)
+    train, queries = (values.normal(size=(n, 2)).astype(np.float32) for n in (4000, 3000))
+    monkeypatch.setattr(classification, "PAIRS_AT_ONCE", 2**16)
+    tracemalloc.start()
+    knn_probabilities(train, np.zeros(4000, dtype=int), queries, k=5, num_classes=2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4000 * 3000  # a byte a pair
 
 
 def test_k_is_the_best_on_val():

@@ -1,5 +1,7 @@
 """What a step sees depends on its number only."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,21 @@ def test_images_are_those_of_the_sampler_in_any_order_of_steps(store):
             torch.testing.assert_close(draw.batch.pixels, load_images(store, expected).pixels)
             assert draw.sizes.tolist() == store.sizes()[expected].tolist()
             assert draw.wait_s >= 0
+
+
+def test_images_of_a_step_are_read_several_at_a_time(store, monkeypatch):
+    read, meeting = Store.image, threading.Barrier(8, timeout=60)
+
+    def meet_and_read(self, index):
+        meeting.wait()  # eight readers, or none goes on
+        return read(self, index)
+
+    monkeypatch.setattr(Store, "image", meet_and_read)
+    with ImageFeed(store, ROWS, sampler_of(store)) as feed:
+        draw = feed.get(0, num_steps=1)
+    monkeypatch.undo()
+    expected = ROWS[sampler_of(store).batch(0)].tolist()
+    torch.testing.assert_close(draw.batch.pixels, load_images(store, expected).pixels)
 
 
 def test_a_rank_gets_its_own_images_and_all_sizes(store, monkeypatch):

@@ -1,5 +1,7 @@
 """Who is watched, and figures of fixed images."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -19,10 +21,60 @@ def test_held_out_patients_are_never_split_and_never_trained_on():
     owners = [f"patient {i // 7}" for i in range(4000)]
     chosen = choose_held_out(owners)
     assert chosen.is_held_out
-    assert 190 <= len(chosen.watched) <= 200  # 5 %
-    both = {owners[i] for i in chosen.watched} & {owners[i] for i in chosen.train}
-    assert not both
-    assert sorted([*chosen.train, *chosen.watched]) == list(range(4000))
+    assert len(chosen.watched) == 200  # 5 %
+    kept_out = set(range(4000)) - set(chosen.train.tolist())
+    assert set(chosen.watched.tolist()) <= kept_out
+    assert 200 <= len(kept_out) < 207  # no patient more than needed
+    assert not {owners[i] for i in kept_out} & {owners[i] for i in chosen.train}
+
+
+VOLUMES = [f"volume {i // 300}" for i in range(300 * 300)]
+"""300 volumes of 300 slices."""
+
+
+@pytest.mark.parametrize(
+    ("owners", "num_watched", "num_owners"),
+    [
+        (VOLUMES, 256, 8),
+        (VOLUMES[: 50 * 300], 256, 5),  # a tenth of the store
+        ([*VOLUMES[: 50 * 300], "single"], 256, 5),
+        ([*VOLUMES[: 50 * 300], "a", "b", "c"], 256, 5),
+        ([f"volume {i // 100}" for i in range(2000)], 128, 2),
+    ],
+)
+def test_large_volumes_are_held_out_whole_and_several_are_watched(owners, num_watched, num_owners):
+    chosen = choose_held_out(owners)
+    assert chosen.is_held_out
+    assert len(chosen.watched) == num_watched
+    seen = Counter(owners[i] for i in chosen.watched)
+    assert len(seen) >= num_owners
+    volumes = [count for owner, count in seen.items() if owner.startswith("volume")]
+    assert max(volumes) - min(volumes) <= 1  # alike
+    assert not set(seen) & {owners[i] for i in chosen.train}
+    assert len(chosen.train) >= 0.9 * len(owners)
+
+
+@pytest.mark.parametrize("num_singles", [0, 1, 100])
+def test_where_nothing_can_be_held_out_images_of_the_whole_store_are_watched(num_singles):
+    owners = [*(f"volume {i // 1000}" for i in range(3000)), *map(str, range(num_singles))]
+    chosen = choose_held_out(owners)
+    assert not chosen.is_held_out
+    assert len(chosen.train) == len(owners)
+    assert len(chosen.watched) >= 150
+    assert {"volume 0", "volume 1", "volume 2"} <= {owners[i] for i in chosen.watched}
+
+
+def test_copies_of_a_watched_image_are_not_trained_on():
+    # every picture twice: of a patient, and as a file that names none
+    owners = [*(f"patient {i}" for i in range(2000)), *(f"pixels {i}" for i in range(2000))]
+    pixels = [str(i % 2000) for i in range(4000)]
+    chosen = choose_held_out(owners, pixels=pixels)
+    assert chosen.is_held_out
+    watched = {pixels[i] for i in chosen.watched}
+    assert watched.isdisjoint(pixels[i] for i in chosen.train)
+    assert len(chosen.train) >= 4000 - 2 * len(chosen.watched)
+    unknown = choose_held_out(owners, pixels=[None] * 4000)
+    assert len(unknown.train) == 4000 - len(unknown.watched)
 
 
 def test_the_choice_follows_the_owner_not_the_order():

@@ -204,6 +204,22 @@ def test_classes_of_masks_are_told_apart(tmp_path):
     assert len(_rows(tmp_path / "run")) == 2 * 2 * 30
 
 
+def test_what_chooses_on_val_is_what_is_reported_of_val(tmp_path):
+    data = write_masked_images(tmp_path / "set", num_train=12, num_other=4)
+    for path in sorted((data / "masks").iterdir()):
+        mask = np.asarray(Image.open(path)) // 255
+        # no picture of val has class 2, which looks like class 1
+        number = 1 if path.stem.startswith("val") else 1 + int(path.stem.rpartition("_")[2]) % 2
+        Image.fromarray(number * mask).save(path)
+    probe_segmentation("random", data, tmp_path / "run", settings=SETTINGS)
+    rows = [row for row in _rows(tmp_path / "run") if row["split"] == "val"]
+    for trial in _result(tmp_path / "run")["chosen_on_val"]:
+        own = [row for row in rows if row["seed"] == str(trial["seed"]) and row["dice"]]
+        expected = np.mean([float(row["dice"]) for row in own if row["class"] == "1"])
+        assert trial["val_dice"] == pytest.approx(expected)
+        assert trial["val_dice"] == max(one["val_dice"] for one in trial["tried"])
+
+
 def test_a_map_that_is_too_coarse_is_warned_of(data, tmp_path):
     result = probe_segmentation(
         "random", data, tmp_path / "run", settings=SETTINGS, overrides=["size_px=32", "seeds=[0]"]

@@ -194,6 +194,22 @@ def test_predictions_stand_on_their_own(encoder):
     assert not model.training
 
 
+@pytest.mark.parametrize(("size_px", "largest"), [(224, 128), (448, 32), (1024, 6)])
+def test_fewer_large_images_are_predicted_at_once(encoder, size_px, largest):
+    seen, model = [], _classifier(encoder)
+    images = np.broadcast_to(np.zeros((1, 1, 1, 3), np.uint8), (130, size_px, size_px, 3))
+    logits = torch.zeros(1, model.head.out_features)
+
+    def forward(batch):
+        seen.append(len(batch))
+        return logits.expand(len(batch), -1)
+
+    model.forward = forward
+    predict_probabilities(model, images)
+    assert max(seen) == largest
+    assert sum(seen) == 130
+
+
 def test_learning_rate_rises_and_falls(encoder):
     settings = _settings(epochs=10, batch_size=8, warmup_frac=0.2)
     model = _classifier(encoder, frozen=True)

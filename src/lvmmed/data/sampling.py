@@ -19,12 +19,14 @@ class BatchSampler:
     share a block value (one graph each). Every group has a stream of its own units: epoch after
     epoch, each a fresh permutation without replacement. The groups take turns, unit by unit, so
     each is drawn equally often and small groups come round more often; without `groups` there is
-    one group. Batches straddle the borders of epochs, so nothing is dropped.
+    one group. A group with fewer units than its share of a batch gives all it has to every batch,
+    once, and the others share the rest. Batches straddle the borders of epochs, so nothing is
+    dropped.
 
     Repeats inside a batch: without groups and blocks there are none (the border of two epochs is
-    mended by swapping). With `groups` a group that holds less than three times its share of a
-    batch may repeat in it. With `blocks` an image occurs at most once in a block, and again in
-    another block of the same epoch only where it tops one up.
+    mended by swapping). With `groups`, one that holds more than its share of a batch and less than
+    three times as much may repeat images in it, at most once. With `blocks` an image occurs at most
+    once in a block, and again in another block of the same epoch only where it tops one up.
 
     A block value whose number of images is no multiple of `block_size` has its last block topped
     up with other images of the same value. Values with fewer images than `block_size` are laid
@@ -41,8 +43,8 @@ class BatchSampler:
         block_size: images a block; at least 2 with `blocks`, else unused and 0.
 
     Raises:
-        InputError: fewer images than a batch, a batch that is no multiple of the block, or
-            groups or blocks of another length than num_images.
+        InputError: fewer images than a batch, a batch that is no multiple of the block, groups or
+            blocks of another length than num_images, or a group that does not fill a block.
     """
 
     def __init__(
@@ -67,9 +69,12 @@ class BatchSampler:
         members = np.argsort(group_codes, kind="stable")
         starts = np.cumsum(np.bincount(group_codes))[:-1]
         self._groups: list[np.ndarray] = np.split(members, starts)
+        if groups is not None:
+            _refuse_small_groups(groups, self._groups, block_size)
         counts = [self._count_units(rows) for rows in self._groups]
         self._num_units = [num for num, _ in counts]
         self.num_merged = sum(merged for _, merged in counts)
+        self._shares, self._turns = _shares(self._num_units, batch_size // self._unit)
         self._cache: dict[int, tuple[int, np.ndarray]] = {}
 
     @property
@@ -104,14 +109,18 @@ class BatchSampler:
         """
         if step < 0:
             raise ValueError(f"step: got {step}, steps count from 0")
-        units_per_batch = self.batch_size // self._unit
-        units = np.arange(step * units_per_batch, (step + 1) * units_per_batch)
-        turns = units % len(self._groups)
-        result = np.empty((units_per_batch, self._unit), dtype=np.int64)
-        for group in range(len(self._groups)):
-            is_turn = turns == group
-            result[is_turn] = self._take(group, units[is_turn] // len(self._groups))
-        return result.reshape(-1)
+        num_turns = self.batch_size // self._unit - sum(self._shares.values())
+        positions = step * num_turns + np.arange(num_turns)
+        in_turn = np.empty((num_turns, self._unit), dtype=np.int64)
+        for turn, group in enumerate(self._turns):
+            is_turn = positions % len(self._turns) == turn
+            in_turn[is_turn] = self._take(group, positions[is_turn] // len(self._turns))
+        drawn, places = [in_turn], [_spread(num_turns)]
+        for group, share in self._shares.items():
+            drawn.append(self._take(group, step * share + np.arange(share)))
+            places.append(_spread(share))
+        order = np.argsort(np.concatenate(places), kind="stable")
+        return np.concatenate(drawn)[order].reshape(-1)
 
     def _take(self, group: int, positions: np.ndarray) -> np.ndarray:
         """Units at ascending positions of one group's endless stream, [len(positions), unit]."""
@@ -194,6 +203,45 @@ class BatchSampler:
             pieces.append(_top_up(merged, spare, self._unit))
         blocks = np.concatenate(pieces).reshape(-1, self._unit)
         return generator.permutation(blocks, axis=0)
+
+
+def _shares(num_units: Sequence[int], batch_units: int) -> tuple[dict[int, int], list[int]]:
+    """Split groups into those that give all their units to every batch and those that take turns.
+
+    Args:
+        num_units: units of each group; together at least those of a batch.
+        batch_units: units of a batch.
+
+    Returns:
+        Units a batch of each group of the first kind, and the groups of the second.
+    """
+    shares: dict[int, int] = {}
+    turns = list(range(len(num_units)))
+    while True:
+        level = -(-(batch_units - sum(shares.values())) // len(turns))
+        too_small = {group: num_units[group] for group in turns if num_units[group] < level}
+        if not too_small:
+            return shares, turns
+        shares.update(too_small)
+        turns = [group for group in turns if group not in too_small]
+
+
+def _spread(num: int) -> np.ndarray:
+    """Middles of equal parts of 0..1, float64 [num]."""
+    return (np.arange(num) + 0.5) / max(num, 1)
+
+
+def _refuse_small_groups(
+    groups: Sequence[str | None], members: Sequence[np.ndarray], block_size: int
+) -> None:
+    """Refuse a group whose images do not fill a block, as it would hold copies of them."""
+    for rows in members:
+        if len(rows) < block_size:
+            raise InputError(
+                f"groups: got {groups[rows[0]]!r} with {len(rows)} images to train on, need at "
+                f"least the {block_size} of a graph, which would hold copies; set data.balance to "
+                f"none, method.graph_size to at most {len(rows)}, or leave these images out"
+            )
 
 
 def _size_problem(

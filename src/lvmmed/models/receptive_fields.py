@@ -31,7 +31,8 @@ def position_shares(backbone: Backbone, size_px: int) -> tuple[float, ...]:
     """Centres of the positions of a map along one side of a view, as shares of that side.
 
     Followed through the layers that make maps smaller; where two stand side by side (a shortcut),
-    their mean counts. Layers of stride 1 are taken as centred. Where positions are merged by other
+    their mean counts; those within an attention, which shrink what it looks at, do not. Layers of
+    stride 1 are taken as centred. Where positions are merged by other
     means (windowed transformers), they are middles of equal cells. That the image ends, which draws
     what border positions see inwards, is left out of account.
 
@@ -68,8 +69,10 @@ def _watched(backbone: Backbone, steps: list[_Step]) -> Iterator[None]:
     was_training = backbone.training
     handles = [
         module.register_forward_hook(lambda *call: _note(steps, *call))
-        for module in backbone.modules()
-        if hasattr(module, "kernel_size") and hasattr(module, "stride")
+        for name, module in backbone.named_modules()
+        if hasattr(module, "kernel_size")
+        and hasattr(module, "stride")
+        and "attn" not in name.split(".")
     ]
     backbone.eval()
     try:

@@ -29,6 +29,9 @@ KNN_TEMPERATURE = 0.07
 REGULARISATION_CHOICES = tuple(10.0 ** (e / 2) for e in range(-10, 3))
 """Values of C (inverse strength) for standardised features, from 1e-5 (strong) to 10 (weak)."""
 
+PAIRS_AT_ONCE = 2**24
+"""Cosines that kNN has in memory at once."""
+
 MAX_SOLVER_STEPS = 1000
 
 ONE_THREAD_SIZE = 2**25
@@ -73,7 +76,54 @@ def _unit(features: np.ndarray) -> np.ndarray:
 
 def nearest(similarity: Float[np.ndarray, "m n"], k: int) -> Int[np.ndarray, "m k"]:
     """Columns of the k largest values of each row, largest first, ties by column."""
-    return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    k = min(k, similarity.shape[1])
+    rank = -similarity
+    columns = np.sort(np.argpartition(rank, k - 1, axis=1)[:, :k], axis=1)
+    values = np.take_along_axis(rank, columns, axis=1)
+    found = np.take_along_axis(columns, np.argsort(values, axis=1, kind="stable"), axis=1)
+    # where further columns are as large as the last one taken, a partition takes any of them
+    is_tied = np.count_nonzero(rank <= values.max(axis=1, keepdims=True), axis=1) > k
+    found[is_tied] = np.argsort(rank[is_tied], axis=1, kind="stable")[:, :k]
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Neighbors:
+    """The nearest training cases of some queries, nearest first."""
+
+    labels: Int[np.ndarray, "m k"]
+    cosines: Float[np.ndarray, "m k"]
+
+
+def _find_neighbors(
+    train: Float[np.ndarray, "n D"],
+    train_labels: Int[np.ndarray, " n"],
+    queries: Float[np.ndarray, "m D"],
+    k: int,
+) -> _Neighbors:
+    """Look for the k nearest, a block of queries at a time."""
+    num_rows = max(1, PAIRS_AT_ONCE // len(train))
+    reference = _unit(train).T
+    width = min(k, len(train))
+    labels = np.empty((len(queries), width), dtype=train_labels.dtype)
+    cosines = np.empty((len(queries), width))
+    for start in range(0, len(queries), num_rows):
+        rows = slice(start, start + num_rows)
+        similarity = _unit(queries[rows]) @ reference
+        columns = nearest(similarity, k)
+        labels[rows] = train_labels[columns]
+        cosines[rows] = np.take_along_axis(similarity, columns, axis=1)
+    return _Neighbors(labels=labels, cosines=cosines)
+
+
+def _vote(neighbors: _Neighbors, *, k: int, num_classes: int) -> Float[np.ndarray, "m c"]:
+    """Share of the votes of the k nearest for each class."""
+    labels, cosines = neighbors.labels[:, :k], neighbors.cosines[:, :k]
+    votes = np.exp((cosines - cosines[:, :1]) / KNN_TEMPERATURE)
+    totals = np.zeros((len(labels), num_classes))
+    np.add.at(totals, (np.arange(len(labels))[:, None], labels), votes)
+    shares: np.ndarray = totals / totals.sum(axis=1, keepdims=True)
+    return shares
 
 
 def knn_probabilities(
@@ -99,14 +149,8 @@ def knn_probabilities(
     Source:
         Wu et al. 2018 (arXiv 1805.01978), section 3.4: weighted kNN, temperature 0.07.
     """
-    similarity = cosine_similarity(queries, train)
-    neighbors = nearest(similarity, k)
-    strength = np.take_along_axis(similarity, neighbors, axis=1).astype(np.float64)
-    votes = np.exp((strength - strength[:, :1]) / KNN_TEMPERATURE)
-    is_class = train_labels[neighbors][:, :, None] == np.arange(num_classes)
-    totals = (votes[:, :, None] * is_class).sum(axis=1)
-    shares: np.ndarray = totals / totals.sum(axis=1, keepdims=True)
-    return shares
+    neighbors = _find_neighbors(train, train_labels, queries, k)
+    return _vote(neighbors, k=k, num_classes=num_classes)
 
 
 def fit_knn(
@@ -133,15 +177,17 @@ def fit_knn(
         The probe at the k of best balanced accuracy, at a tie the smallest.
     """
     allowed = [k for k in sorted(choices) if k <= len(train)] or [min(choices)]
-
-    def predictor(k: int) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda queries: knn_probabilities(
-            train, train_labels, queries, k=k, num_classes=num_classes
-        )
-
-    scores = {float(k): _val_score(predictor(k)(val), val_labels) for k in allowed}
+    of_val = _find_neighbors(train, train_labels, val, allowed[-1])
+    scores = {
+        float(k): _val_score(_vote(of_val, k=k, num_classes=num_classes), val_labels)
+        for k in allowed
+    }
     best = max(allowed, key=lambda k: scores[k])
-    return Fitted(predict=predictor(best), chosen=float(best), val_scores=scores)
+
+    def predict(queries: np.ndarray) -> np.ndarray:
+        return knn_probabilities(train, train_labels, queries, k=best, num_classes=num_classes)
+
+    return Fitted(predict=predict, chosen=float(best), val_scores=scores)
 
 
 def linear_probe(

@@ -26,9 +26,7 @@ from lvmmed.recipes.benchmark_suite import WATCH, Suite, is_suite_file, load_sui
 from lvmmed.recipes.benchmark_tuning import NOT_CHOSEN, PlannedRuns
 from lvmmed.recipes.benchmark_work import refuse_bad_task
 from lvmmed.recipes.benchmark_workers import Failure
-from lvmmed.recipes.image_feed import owners
-from lvmmed.recipes.monitoring import choose_held_out
-from lvmmed.recipes.run_facts import refuse_bad_recipe, run_facts
+from lvmmed.recipes.run_facts import hold_out, refuse_bad_recipe, run_facts
 from lvmmed.types import InputError
 
 CELLS = "cells"
@@ -241,7 +239,7 @@ def _open_bench(suite: Suite, out: Path, places: Places, schedule: Schedule) -> 
         _bench(suite, out, places), store=store_path, store_fingerprint=store.fingerprint
     )
     bench.cells.mkdir(exist_ok=True)
-    _refuse_bad_recipes(bench, num_images=len(choose_held_out(owners(store)).train))
+    _refuse_bad_recipes(bench, num_images=len(hold_out(store).train))
     text = yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False)
     write_atomically(out / SUITE, lambda path: path.write_text(text, encoding="utf-8"))
     return bench

@@ -9,7 +9,7 @@ from types import TracebackType
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from lvmmed import distributed
@@ -24,6 +24,8 @@ COMPOSITION_COLUMNS = {"dataset": "dataset", "volume": "volume_key"}
 """data.composition -> column of the store that the images of a graph share."""
 NUM_AHEAD = 2
 """Steps whose images are loaded ahead."""
+NUM_READERS = 8
+"""Threads that read the images of a step: a slow disk answers several at once."""
 
 
 def owners(store: Store) -> list[str]:
@@ -184,6 +186,7 @@ class ImageFeed:
         self._sizes = torch.tensor(np.array(sides, dtype=np.int64).T)
         self._coming: dict[int, Future[Draw]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="images")
+        self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="readers")
 
     def __enter__(self) -> "ImageFeed":
         """Start; nothing is loaded until the first `get`."""
@@ -195,8 +198,9 @@ class ImageFeed:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Drop what was loaded ahead and end the thread."""
+        """Drop what was loaded ahead and end the threads."""
         self._thread.shutdown(wait=True, cancel_futures=True)
+        self._readers.shutdown(wait=True, cancel_futures=True)
 
     def get(self, step: int, *, num_steps: int) -> Draw:
         """Hand out the images of a step and start on those that follow.
@@ -241,10 +245,19 @@ class ImageFeed:
         """Load this rank's share of some of the images that are trained on."""
         own = distributed.local_slice(len(chosen))
         rows = self._rows[chosen]
-        batch = load_images(self._store, rows[own].tolist())
+        batch = pad_images(self._read(rows[own]))
         return Draw(
             sizes=self._sizes[torch.from_numpy(rows)],
             own=own,
             batch=map_tensors(batch, Tensor.pin_memory) if self._is_pinned else batch,
             image_index=torch.from_numpy(chosen[own]),
         )
+
+    def _read(self, rows: Int64[np.ndarray, " B"]) -> list[UInt8[np.ndarray, "H W *C"]]:
+        """Read some images, a share a reader: a task for each image costs more than its copy."""
+
+        def read(share: Int64[np.ndarray, " b"]) -> list[UInt8[np.ndarray, "H W *C"]]:
+            return [self._store.image(int(row)) for row in share]
+
+        shares = self._readers.map(read, np.array_split(rows, NUM_READERS))
+        return [image for share in shares for image in share]

@@ -34,6 +34,8 @@ MONITOR_MIN, MONITOR_MAX = 128, 256
 """Fewest and most images that the monitor wants."""
 HOLD_OUT_FACTOR = 10
 """Monitored images are kept out of training when there are this many times as many."""
+MIN_OWNERS = 8
+"""Owners whose images are kept out, where a tenth of the store allows as many."""
 NUM_ALIGNED = 32
 """Images whose fixed views are compared."""
 NUM_VIEWS = 4
@@ -49,7 +51,7 @@ class HoldOut:
     Attributes:
         train: indices into the store, ascending.
         watched: indices into the store, ascending.
-        is_held_out: whether no watched image is trained on.
+        is_held_out: whether no watched image, nor another of its owner, is trained on.
     """
 
     train: Int64[np.ndarray, " train"]
@@ -57,35 +59,61 @@ class HoldOut:
     is_held_out: bool
 
 
-def choose_held_out(owners: Sequence[str]) -> HoldOut:
+def choose_held_out(
+    owners: Sequence[str], *, pixels: Sequence[str | None] | None = None
+) -> HoldOut:
     """Choose images to watch by a hash of who they belong to; the same for every seed.
 
-    5 % of the images are wanted, at least 128 and at most 256. Owners are taken whole in the order
-    of their hash; one that would exceed the number wanted is passed over. With fewer than ten times
-    as many images as are wanted nothing is kept out of training, and images are watched one by one.
+    5 % of the images are wanted, at least 128 and at most 256. Owners are kept out of training
+    whole, in the order of their hash, until they are eight and have as many images; one that would
+    bring this over a tenth of the store is passed over. Of the images kept out as many are watched
+    as are wanted, of all owners alike; nor are copies of them trained on, whoever's they are.
+
+    With fewer than ten times as many images as are wanted, or where a tenth of the store gives no
+    128 images of two owners, nothing is kept out and images of the whole store are watched.
 
     Args:
         owners: patient, volume or image that each image of the store belongs to; never split.
+        pixels: equal for images of equal pixels; None where that is unknown.
 
     Returns:
         Indices of both parts.
     """
     num = len(owners)
     wanted = min(max(round(MONITOR_FRAC * num), MONITOR_MIN), MONITOR_MAX)
-    is_held_out = num >= HOLD_OUT_FACTOR * wanted
     members: dict[str, list[int]] = {}
     for index, owner in enumerate(owners):
-        key = owner if is_held_out else f"{owner}/{index}"
-        members.setdefault(key, []).append(index)
-    watched: list[int] = []
-    for owner in sorted(members, key=lambda text: hashlib.sha256(text.encode()).hexdigest()):
-        if len(watched) + len(members[owner]) <= wanted:
-            watched.extend(members[owner])
-    is_held_out = is_held_out and len(watched) > 1
-    chosen = np.array(sorted(watched or range(min(num, wanted))), dtype=np.int64)
+        members.setdefault(owner, []).append(index)
+    kept_out: list[list[int]] = []
+    num_out = 0
+    for owner in sorted(members, key=_hash):
+        is_enough = num_out >= wanted and len(kept_out) >= MIN_OWNERS
+        if not is_enough and num_out + len(members[owner]) <= num // HOLD_OUT_FACTOR:
+            kept_out.append(members[owner])
+            num_out += len(members[owner])
     everything = np.arange(num, dtype=np.int64)
-    train = np.setdiff1d(everything, chosen) if is_held_out else everything
-    return HoldOut(train=train, watched=chosen, is_held_out=is_held_out)
+    if num < HOLD_OUT_FACTOR * wanted or num_out < MONITOR_MIN or len(kept_out) < 2:
+        shuffled = sorted(range(num), key=lambda index: _hash(f"{owners[index]}/{index}"))
+        watched = np.array(sorted(shuffled[:wanted]), dtype=np.int64)
+        return HoldOut(train=everything, watched=watched, is_held_out=False)
+    watched = np.array(sorted(_in_turn(kept_out, owners)[:wanted]), dtype=np.int64)
+    left_out = {index for indices in kept_out for index in indices}
+    if pixels is not None:
+        seen = {pixels[index] for index in watched} - {None}
+        left_out.update(index for index in range(num) if pixels[index] in seen)
+    train = np.setdiff1d(everything, np.array(sorted(left_out), dtype=np.int64))
+    return HoldOut(train=train, watched=watched, is_held_out=True)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _in_turn(indices: Sequence[Sequence[int]], owners: Sequence[str]) -> list[int]:
+    """One image of each owner, then a second one of each, and so on; which, a hash decides."""
+    ordered = [sorted(own, key=lambda index: _hash(f"{owners[index]}/{index}")) for own in indices]
+    longest = max(len(own) for own in ordered)
+    return [own[turn] for turn in range(longest) for own in ordered if turn < len(own)]
 
 
 def square_images(

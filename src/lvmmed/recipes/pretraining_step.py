@@ -23,6 +23,7 @@ from lvmmed.recipes.monitoring import Monitor, monitor_interval
 from lvmmed.ssl.method import LossOutput, Method, MethodContext, RunFacts, encode_views
 from lvmmed.ssl.table import METHODS
 from lvmmed.types import Card
+from lvmmed.uploads import upload
 
 
 class Learner:
@@ -86,7 +87,7 @@ class Learner:
         generator = step_generator(self._config.train.seed, step, stream)
         full = self._config.views
         batch = draw.batch.to(self.device)
-        index = draw.image_index.to(self.device)
+        index = upload(draw.image_index, self.device)
         made = []
         for settings in [full] * 2 + [full.small()] * num_small:
             drawn = draw_views(draw.sizes, settings, generator=generator)[draw.own]
@@ -96,6 +97,7 @@ class Learner:
                 settings=settings,
                 mean=self.backbone.mean,
                 std=self.backbone.std,
+                sizes=draw.sizes[draw.own],
             )
             made.append(replace(one, image_index=index))
         return made

@@ -86,6 +86,11 @@ class RunPlan:
     facts: RunFacts
 
 
+def hold_out(store: Store) -> HoldOut:
+    """Choose the images of a store that are kept out of training and watched; always the same."""
+    return choose_held_out(owners(store), pixels=store.column("pixel_hash"))
+
+
 def plan_run(config: RunConfig, store: Store) -> RunPlan:
     """Settle what a configuration makes of a store; the same every time.
 
@@ -96,7 +101,7 @@ def plan_run(config: RunConfig, store: Store) -> RunPlan:
     Returns:
         The plan; what `make_sampler` refuses is refused.
     """
-    held_out = choose_held_out(owners(store))
+    held_out = hold_out(store)
     sampler = make_sampler(
         store,
         held_out.train,

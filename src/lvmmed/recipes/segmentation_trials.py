@@ -152,7 +152,8 @@ def run_map_trials(
     ]
     grids = _fit_all(source, shares, draws)
     on_val = _score_all(source, "val", grids)
-    best = [int(np.argmax([o.dice.mean() for o in of_grid])) for of_grid in on_val]
+    val_dice = [[_mean_dice(source, "val", o) for o in of_grid] for of_grid in on_val]
+    best = [int(np.argmax(of_grid)) for of_grid in val_dice]
     chosen = [grid[i] for grid, i in zip(grids, best, strict=True)]
     overlaps: list[dict[str, Overlaps]] = [
         {"val": of_grid[i]} for of_grid, i in zip(on_val, best, strict=True)
@@ -169,15 +170,12 @@ def run_map_trials(
             num_positions=len(draw.positions.index),
             map_size=(rows, cols),
             probe=probe,
-            val_scores={
-                fit.strength: float(scored.dice.mean())
-                for fit, scored in zip(grid, scores, strict=True)
-            },
+            val_scores={fit.strength: dice for fit, dice in zip(grid, scores, strict=True)},
             num_unconverged=sum(not fit.is_converged for fit in grid),
             overlaps=found,
         )
         for draw, probe, found, grid, scores in zip(
-            draws, chosen, overlaps, grids, on_val, strict=True
+            draws, chosen, overlaps, grids, val_dice, strict=True
         )
     ]
 
@@ -246,6 +244,12 @@ def _score_all(
                     overlap_scores(predicted, truths[rows], num_classes=source.num_classes)
                 )
     return [[_joined(of_probe) for of_probe in of_grid] for of_grid in parts]
+
+
+def _mean_dice(source: MapSource, split: str, overlaps: Overlaps) -> float:
+    """Mean over cases of the classes that the split has, which is reported; of all if of none."""
+    kept = without_absent(overlaps, source.images.masks[split]).dice
+    return float(overlaps.dice.mean() if np.isnan(kept).all() else np.nanmean(kept))
 
 
 def _joined(parts: Sequence[Overlaps]) -> Overlaps:

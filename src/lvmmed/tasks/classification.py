@@ -30,7 +30,8 @@ from lvmmed.models.backbones import Backbone
 from lvmmed.types import InputError
 
 HEAD_STD = 0.01
-EVALUATION_BATCH = 128
+EVALUATION_PIXELS = 128 * 224**2
+"""Pixels that are predicted at once: 128 images of 224 px, six of 1024."""
 
 
 class FitSettings(Settings):
@@ -222,10 +223,11 @@ def predict_probabilities(
     model.to(device).eval()
     mean, std = model.backbone.mean, model.backbone.std
     parts = [np.empty((0, model.head.out_features), dtype=np.float32)]
+    num_rows = max(1, EVALUATION_PIXELS // (images.shape[1] * images.shape[2]))
     # begins after the move to the device, which would leave parameters that cannot be trained
     with torch.inference_mode():
-        for start in range(0, len(images), EVALUATION_BATCH):
-            part = images[start : start + EVALUATION_BATCH]
+        for start in range(0, len(images), num_rows):
+            part = images[start : start + num_rows]
             logits = model(encoder_input(part, mean, std, device=device))
             parts.append(logits.softmax(dim=1).cpu().numpy())
     return np.concatenate(parts)
