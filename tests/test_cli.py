@@ -25,7 +25,7 @@ def _interrupted(*_, **__):
         (
             ["pretrain", "--data", ".", "--out", "x"],
             "lvmmed.recipes.pretraining.pretrain",
-            "interrupted; `pretrain --resume` goes on",
+            "interrupted",  # before the run folder is there
         ),
         (["inspect", "."], "lvmmed.recipes.inspection.inspect_path", "interrupted"),
         (["demo", "--out", "x"], "lvmmed.recipes.demo.run_demo", "interrupted"),
@@ -39,3 +39,13 @@ def test_an_interruption_names_only_what_goes_on(
     monkeypatch.setattr(target, _interrupted)
     assert run_command(words) == 130
     assert capsys.readouterr().err == f"lvmmed: {says}\n"
+
+
+@pytest.mark.parametrize("words", [["--out", "x"], ["--out=x", "--resume"]])
+def test_an_interrupted_run_can_be_resumed(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "config.yaml").write_text("")
+    monkeypatch.setattr("lvmmed.recipes.pretraining.pretrain", _interrupted)
+    assert run_command(["pretrain", "--data", ".", *words]) == 130
+    assert capsys.readouterr().err == "lvmmed: interrupted; `pretrain --resume` goes on\n"

@@ -3,7 +3,10 @@
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from lvmmed.engine.run_folder import RunFolder
 from lvmmed.files import refuse_unwritable, write_atomically
 from lvmmed.types import InputError
 
@@ -20,6 +23,45 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.fixture
+def small_disk():
+    """No file may be longer than 10 kB: the system refuses to write on, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+WRITERS = {
+    "text": lambda path: path.write_text(20_000 * "x"),
+    "weights": lambda path: save_file({"a": torch.zeros(10_000)}, path),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_is_said_in_a_line_and_the_old_file_kept(tmp_path, write):
+    path = tmp_path / "a.bin"
+    path.write_text("old")
+    with pytest.raises(InputError, match=r"a\.bin: cannot be written \(.*\); make room there"):
+        write_atomically(path, write)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_stops_a_run_in_a_line_and_the_last_checkpoint_is_kept(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", config_yaml="", environment={})
+    folder.save_checkpoint(1, {"a": torch.zeros(100)})
+    with pytest.raises(InputError, match=r"step_0000002\.pt: cannot be written"):
+        folder.save_checkpoint(2, {"a": torch.zeros(10_000)})
+    step, _ = folder.latest_checkpoint()
+    assert step == 1
+    with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be written"):
+        folder.log({"step": 3, "note": 20_000 * "x"})
 
 
 @pytest.mark.parametrize("name", ["there", "absent", "absent/folder", "file"])

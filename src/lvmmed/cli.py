@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from typer.core import TyperCommand
 
 import lvmmed
 from lvmmed.files import refuse_unwritable
-from lvmmed.terminal import console, print_table, progress_bar
+from lvmmed.terminal import print_line, print_table, progress_bar
 from lvmmed.types import InputError
 
 INTERRUPTED = 130
@@ -72,7 +73,7 @@ def demo(
     with progress_bar("demo") as update:
         summary = run_demo(out, data=data, progress=update)
     for line in summary.lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        print_line(line)
 
 
 @app.command()
@@ -107,7 +108,7 @@ def prepare(
             progress=update,
         )
     for line in summary.lines():
-        console.print(line, highlight=False, soft_wrap=True)
+        print_line(line)
 
 
 @app.command()
@@ -118,11 +119,12 @@ def inspect(
         Path | None, typer.Option(help="Draw matched graphs of a run of lvm-med (PNG) here.")
     ] = None,
     graphs: Annotated[int | None, typer.Option(help="Graphs to draw at most.")] = None,
+    backbone: BackboneName = None,
 ) -> None:
     """Say what is in a store, a run folder or a weight file."""
     from lvmmed.recipes.inspection import inspect_path
 
-    found = inspect_path(path, sheet=sheet, matching=matching, num_graphs=graphs)
+    found = inspect_path(path, sheet=sheet, matching=matching, num_graphs=graphs, backbone=backbone)
     print_table(found.title, ("what", "value"), found.rows)
 
 
@@ -143,7 +145,7 @@ def pretrain(
     with progress_bar("pretrain") as update:
         result = run(config, out, resume=resume, progress=update)
     for line in result.lines():
-        console.print(line, highlight=False, soft_wrap=True)
+        print_line(line)
 
 
 @app.command()
@@ -183,7 +185,7 @@ def probe(
             progress=update,
         )
     for line in result.lines():
-        console.print(line, highlight=False, soft_wrap=True)
+        print_line(line)
 
 
 @app.command()
@@ -209,7 +211,7 @@ def finetune(
             progress=update,
         )
     for line in result.lines():
-        console.print(line, highlight=False, soft_wrap=True)
+        print_line(line)
 
 
 class _BenchmarkCommand(TyperCommand):
@@ -258,7 +260,7 @@ def benchmark(
             progress=update,
         )
     for line in result.lines():
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        print_line(line)
     raise typer.Exit(result.exit_code)
 
 
@@ -272,7 +274,7 @@ def report(
     from lvmmed.report import build_report
 
     written = build_report(runs, out, title=title)
-    console.print(f"report: {written}", highlight=False, soft_wrap=True)
+    print_line(f"report: {written}")
 
 
 @recipes_app.command("list")
@@ -297,7 +299,7 @@ def recipes_show(
 
 def _version(value: bool) -> bool:
     if value:
-        console.print(f"lvmmed {lvmmed.__version__}", highlight=False)
+        print_line(f"lvmmed {lvmmed.__version__}")
         raise typer.Exit
     return value
 
@@ -317,6 +319,13 @@ def _fail(message: str, *, exit_code: int) -> int:
     """Print one line on standard error, never a traceback."""
     sys.stderr.write("lvmmed: " + " ".join(message.split()) + "\n")
     return exit_code
+
+
+def _has_run(words: list[str]) -> bool:
+    """Whether the folder named with --out holds a run that can be resumed."""
+    named = [after for word, after in pairwise(words) if word == "--out"]
+    named += [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
+    return any((Path(name) / "config.yaml").is_file() for name in named)
 
 
 def run_command(arguments: list[str]) -> int:
@@ -345,6 +354,8 @@ def run_command(arguments: list[str]) -> int:
         return _fail(str(error), exit_code=2)
     except (typer.Abort, KeyboardInterrupt):
         again = GOES_ON.get(" ".join(words[:1]))
+        if again is not None and "pretrain" in words[:1] and not _has_run(words):
+            again = None
         text = f"interrupted; {again} goes on" if again else "interrupted"
         return _fail(text, exit_code=INTERRUPTED)
     except Exception as error:

@@ -17,12 +17,29 @@ from lvmmed.types import InputError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+MAX_SEED = 2**63 - 1
+"""Largest seed that torch takes as a signed number."""
+
+
+SEEDS = f"different numbers from 0 to {MAX_SEED}"
+"""What a list of seeds has to be."""
+
+
+def are_seeds(numbers: Sequence[int]) -> bool:
+    """Whether numbers, one at least, can be the seeds of several runs: as `SEEDS` says."""
+    is_between = len(numbers) > 0 and min(numbers) >= 0 and max(numbers) <= MAX_SEED
+    return is_between and len(set(numbers)) == len(numbers)
+
 
 class Settings(BaseModel):
-    """Base of every configuration group: frozen, and unknown fields are refused."""
+    """Base of every configuration group: frozen; unknown fields, inf and nan are refused."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
 
@@ -77,10 +94,11 @@ class ViewsConfig(Settings):
         for name in ("scale", "ratio", "blur_sigma", "small_scale"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
-                raise ValueError(f"{name}: got [{low}, {high}], need 0 < low <= high")
+                raise ValueError(f"views.{name}: got [{low}, {high}], need 0 < low <= high")
         for name in ("scale", "small_scale"):
-            if getattr(self, name)[1] > 1:
-                raise ValueError(f"{name}: got {getattr(self, name)[1]}, need at most 1 (all)")
+            high = getattr(self, name)[1]
+            if high > 1:
+                raise ValueError(f"views.{name}: got {high}, need at most 1 (all)")
         return self
 
     def small(self) -> "ViewsConfig":
@@ -133,7 +151,7 @@ class TrainConfig(Settings):
     """auto, cpu, cuda or cuda:N."""
     deterministic: bool = False
     """Ask torch for deterministic algorithms (exact on a GPU too, slower)."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """Start of every random stream of the run."""
     checkpoint_every: int = Field(500, ge=1)
     """Steps between training checkpoints. The last step always has one, and so has the first one
@@ -142,7 +160,10 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("train.steps and train.epochs: give exactly one of them")
+            raise ValueError(
+                f"train.steps and train.epochs: got {self.steps} and {self.epochs}, need exactly "
+                "one of them"
+            )
         return self
 
 
@@ -196,22 +217,40 @@ def did_you_mean(name: str, allowed: Sequence[str]) -> str:
 def parse_override(text: str) -> tuple[list[str], Any]:
     """Split `a.b=value` into its path and its YAML value.
 
-    An InputError says so when there is no "=" or the path is empty.
+    An InputError says so when there is no "=", a part of the path is empty or the value is no YAML.
     """
-    path, equals, value = text.partition("=")
-    if not equals or not path.strip():
-        raise InputError(f"--set {text!r}: write it as group.field=value")
-    return path.strip().split("."), parse_scalar(value)
+    name, equals, value = text.partition("=")
+    path = name.strip().split(".")
+    if not equals or not all(path):
+        raise InputError(f"--set {text!r}: write it as group.field=value, as in train.steps=200")
+    try:
+        return path, parse_scalar(value)
+    except ValueError as error:
+        raise InputError(
+            f"--set {name.strip()}: got {value!r}, which is no YAML value ({error}); write text "
+            f"as --set '{name.strip()}=\"...\"'"
+        ) from error
 
 
 def parse_scalar(text: str) -> Any:
-    """Read a YAML value; unlike YAML 1.1, `1e-4` is a number."""
+    """Read a YAML value or raise ValueError; unlike YAML 1.1, `1e-4` is a number."""
+    if "e" in text.lower():
+        try:
+            return float(text)
+        except ValueError:
+            pass  # text with an e
+    return _parse_yaml(text)
+
+
+def _parse_yaml(text: str) -> Any:
+    """Read YAML; a ValueError says in one line why it is none."""
     try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except ValueError:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set value {text!r}: not a YAML value ({error})") from error
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(error.problem) from error
+    # of dates such as 2024-13-01, unfit tags and deep nesting PyYAML lets other types through
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        raise ValueError(str(error).split("\n")[0]) from error
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -240,13 +279,14 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping from a YAML file; InputError if it is missing, not YAML, or no mapping."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a YAML file ({first})") from error
+        values = _parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # not UTF-8, or not YAML
+        raise InputError(f"{path}: not a YAML file ({error})") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds {type(values).__name__}, need a mapping of groups")
     return values
@@ -278,11 +318,16 @@ def _first_mistake(model: type[BaseModel], error: ValidationError, prefix: str) 
     if first["type"] == "extra_forbidden":
         names = _field_names(model, [str(part) for part in first["loc"][:-1]])
         return f"{field}: no such field; {did_you_mean(str(first['loc'][-1]), names)}"
+    if first["type"] in ("missing", "too_long") and isinstance(first["input"], Sequence):
+        pair = prefix + ".".join(str(part) for part in first["loc"] if isinstance(part, str))
+        return f"{pair}: got {first['input']!r}; need two numbers, [low, high]"
     if first["type"] == "missing":
         return f"{field}: missing; give it with --set {field}=..."
+    if first["type"] == "tuple_type":
+        return f"{field}: got {first['input']!r}; need a list in brackets, [...]"
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error" and not first["loc"]:
-        return message
+    if first["type"] == "value_error" and isinstance(first["input"], Mapping):
+        return message  # of a whole group, which names its fields
     return f"{field}: got {first['input']!r}; {message}"
 
 

@@ -2,28 +2,69 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lvmmed.types import InputError
 
+UNFINISHED = ".tmp"
+"""End of the name of a file that is being written, or was when its process was killed."""
 _REMEDY = "give another folder, in one that you may write to"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place in one move.
 
+    The file is on the disk before it is moved, so that not even a power cut leaves half of it.
+
     Args:
         path: file to appear, or to be replaced; its folder exists.
         write: takes the temporary path and writes the whole content.
+
+    Raises:
+        InputError: the disk is full, or the folder cannot be written to; what was there is kept.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
-        write(temporary)
-        temporary.replace(path)
+        with told_if_unwritable(path):
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def told_if_unwritable(path: Path) -> Iterator[None]:
+    """Put the errors of writing a file, such as that of a full disk, into the user's words.
+
+    Args:
+        path: file that is written inside.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = _system_error(error)
+        if reason is None:
+            raise
+        raise InputError(
+            f"{path}: cannot be written ({reason}); make room there, or write elsewhere"
+        ) from error
+
+
+def _system_error(error: Exception) -> str | None:
+    """What the system said, through the errors that torch and safetensors make of it."""
+    for one in (error, error.__context__):
+        if isinstance(one, OSError):
+            return one.strerror or type(one).__name__
+    found = re.search(r"I/O error: (.+) \(os error", str(error))
+    return None if found is None else found[1]
 
 
 def file_sha256(path: Path) -> str:

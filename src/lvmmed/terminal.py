@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_LINE_EVERY_S = 60.0
 console = Console()
@@ -21,11 +22,11 @@ def progress_bar(label: str, *, has_time: bool = True) -> Iterator[Callable[...,
     """
     if console.is_terminal:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             *((TimeRemainingColumn(),) if has_time else ()),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(label, total=1, note="")
@@ -39,16 +40,22 @@ def progress_bar(label: str, *, has_time: bool = True) -> Iterator[Callable[...,
         nonlocal last
         if time.monotonic() - last >= PLAIN_LINE_EVERY_S:
             last = time.monotonic()
-            console.print(f"{label}: {done:.0f}/{total:.0f} {note}", highlight=False)
+            print_line(f"{label}: {done:.0f}/{total:.0f} {note}")
 
     yield plain
 
 
+def print_line(line: str) -> None:
+    """Print a line as it is: brackets of file names are no markup, and long lines are not cut."""
+    console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print rows under a title; long words are folded, not cut."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    heading = Text(title, style="table.title")
+    table = Table(title=heading, title_justify="left", header_style="bold")
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console.print(table)

@@ -1,5 +1,6 @@
 """Expected counts are worked out by hand from the files each test writes, or from DATA.md."""
 
+import os
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
@@ -212,6 +213,37 @@ def test_patients_stay_together_when_splits_are_made(tmp_path):
         assert set(counts(labelled)) == {"train", "val", "test"}
 
 
+def test_no_split_takes_the_last_training_pictures_of_a_class(tmp_path):
+    # ten patients of four pictures; the only picture of class rare is one of the third patient's
+    lines = [f"{k}.png,{'rare' if k == 9 else 'common'},p{k // 4}" for k in range(40)]
+    write_list(tmp_path / "index.csv", ["file,label,patient", *lines], num=40)
+    for seed in range(200):
+        labelled = read_labelled(tmp_path, seed=seed)
+        assert {item.label for item in labelled.split("train")} == {"rare", "common"}
+        # 15 % of 40 are 6 pictures: one patient for each of val and test
+        assert counts(labelled) == {"train": 32, "val": 4, "test": 4}
+        assert len({(item.group, item.split) for item in labelled.items}) == 10
+
+
+def test_a_rare_class_of_two_patients_keeps_one_in_train(tmp_path):
+    lines = [f"{k}.png,{'rare' if k in (9, 14) else 'common'},p{k // 4}" for k in range(40)]
+    write_list(tmp_path / "index.csv", ["file,label,patient", *lines], num=40)
+    for seed in range(200):
+        labelled = read_labelled(tmp_path, seed=seed)
+        assert "rare" in {item.label for item in labelled.split("train")}
+
+
+def test_a_group_stands_in_where_no_patient_is_named(tmp_path):
+    lines = [f"{k}.png,{'ab'[k % 2]},,g{k // 8}" for k in range(40)]
+    write_list(tmp_path / "index.csv", ["file,label,patient,group", *lines], num=40)
+    labelled = read_labelled(tmp_path)
+    assert {(item.file, item.group) for item in labelled.items} == {
+        (f"{k}.png", f"g{k // 8}") for k in range(40)
+    }
+    assert len({(item.group, item.split) for item in labelled.items}) == 5
+    assert labelled.unit == "patient"
+
+
 def test_groups_known_for_some_files_only_do_not_count_as_patients(tmp_path):
     lines = [line.removesuffix("p3") for line in LIST]
     write_list(tmp_path / "index.csv", lines, num=12)
@@ -382,6 +414,32 @@ def test_an_unknown_label_column_gets_a_suggestion(tmp_path):
         read_labelled(tmp_path, label_column="diagnosys")
 
 
+@pytest.mark.parametrize("name", ["Diagnosis", "diagnosis", " DIAGNOSIS "])
+def test_a_label_column_is_found_in_any_case(tmp_path, name):
+    lines = ["Path,Diagnosis", *(f"{k}.png,{'ab'[k % 2]}" for k in range(12))]
+    write_list(tmp_path / "index.csv", lines, num=12)
+    assert len(read_labelled(tmp_path, label_column=name).items) == 12
+
+
+def test_a_class_that_was_taken_for_a_split_is_named(tmp_path):
+    class_folders(tmp_path, classes=("control", "test_positive"), per_class=2)
+    match = r"taken for a split: test_positive; rename the folder where it is a class\); need CLASS"
+    with pytest.raises(InputError, match=match):
+        read_labelled(tmp_path)
+    (tmp_path / "test_positive").rename(tmp_path / "positive")
+    with pytest.raises(InputError, match="too few groups"):
+        read_labelled(tmp_path)
+
+
+@pytest.mark.parametrize("name", [b"train/cat/M\xfcller.png", b"train/m\xfcde/x.png"])
+def test_a_file_name_that_is_no_utf8_is_refused(tmp_path, name):
+    root = class_folders(tmp_path / "\u00fc", splits=("train", "val", "test"), per_class=2)
+    picture(root / os.fsdecode(name), 500)
+    shown = name.decode("latin-1").replace("\u00fc", r"\\xfc")
+    with pytest.raises(InputError, match=rf"\u00fc/{shown}: its name is no UTF-8; rename the file"):
+        read_labelled(root)
+
+
 def test_paths_that_hold_no_set_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such file or folder"):
         read_labelled(tmp_path / "absent")
@@ -405,7 +463,7 @@ def test_square_images_are_antialiased_and_grey_is_repeated(tmp_path):
     colour[..., 1] = 200
     Image.fromarray(colour).save(tmp_path / "green.png")
     items = [
-        LabelledItem(path=tmp_path / name, label="x", split="train", group="g")
+        LabelledItem(path=tmp_path / name, file=name, label="x", split="train", group="g")
         for name in ("board.png", "green.png")
     ]
     calls = []
@@ -419,7 +477,8 @@ def test_square_images_are_antialiased_and_grey_is_repeated(tmp_path):
 
 def test_an_unreadable_image_is_named(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    item = LabelledItem(path=tmp_path / "bad.png", label="x", split="train", group="g")
+    path = tmp_path / "bad.png"
+    item = LabelledItem(path=path, file="bad.png", label="x", split="train", group="g")
     with pytest.raises(InputError, match=r"bad\.png"):
         load_square_images([item], size_px=16)
 

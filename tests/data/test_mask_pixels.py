@@ -296,6 +296,113 @@ def test_a_palette_picture_gives_its_indices(tmp_path):
     np.testing.assert_array_equal(maps[0], [[0, 1], [2, 2]])
 
 
+def _square(top: int, side: int, *, shape=(40, 40)) -> np.ndarray:
+    drawn = np.zeros(shape, dtype=bool)
+    drawn[top : top + side, top : top + side] = True
+    return drawn
+
+
+@pytest.mark.parametrize(
+    "as_palette",
+    [
+        lambda picture: picture.quantize(2),
+        lambda picture: picture.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE),
+        lambda picture: picture.convert("P"),
+    ],
+)
+def test_a_palette_chosen_for_each_picture_turns_no_mask_round(tmp_path, as_palette):
+    drawn = [_square(3, 12), _square(1, 36), _square(0, 0), _square(0, 40)]
+    paths = []
+    for number, mask in enumerate(drawn):
+        paths.append(tmp_path / f"{number}.png")
+        as_palette(Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))).save(paths[-1])
+    with Image.open(paths[0]) as first:
+        assert first.mode == "P"
+    maps, classes = _maps(*paths, size_px=40)
+    assert classes == ("foreground",)
+    np.testing.assert_array_equal(maps, drawn)
+
+
+def test_grey_palettes_count_as_the_same_picture_in_grey(tmp_path):
+    values = np.zeros((40, 40), dtype=np.uint8)
+    values[5:20, 5:35], values[25:38, 5:35] = 128, 255
+    Image.fromarray(values).quantize(3).save(tmp_path / "palette.png")
+    plain = _save(tmp_path / "plain.png", values)
+    maps, classes = _maps(tmp_path / "palette.png", plain, size_px=40)
+    assert classes == ("128", "255")
+    np.testing.assert_array_equal(np.array([0, 128, 255])[maps], [values, values])
+
+
+def _coloured(path: Path, first: int, second: int) -> Path:
+    """A red square in one corner, a blue one in the other, with a palette of this picture's own."""
+    colours = np.zeros((40, 40, 3), dtype=np.uint8)
+    colours[_square(0, first)] = (220, 20, 60)
+    colours[_square(40 - second, second)] = (0, 128, 255)
+    Image.fromarray(colours).quantize(3).save(path)
+    return path
+
+
+def test_colour_palettes_chosen_for_each_picture_are_refused(tmp_path):
+    sizes = [(6, 14), (30, 8), (14, 0), (0, 30), (4, 4)]
+    differ = [_coloured(tmp_path / f"{k}.png", *pair) for k, pair in enumerate(sizes)]
+    with pytest.raises(InputError, match=r"\d\.png: palette gives index \d .* in \d\.png"):
+        _maps(*differ)
+    alike = [_coloured(tmp_path / f"b{k}.png", 10 + k, 14) for k in range(2)]
+    with pytest.raises(InputError, match=r"b0\.png: .*\(0, 0, 0\), but background is 0.*save"):
+        _maps(*alike)  # both have black last
+    full = [_coloured(tmp_path / "full.png", 40, 0), _coloured(tmp_path / "empty.png", 0, 0)]
+    with pytest.raises(InputError, match=r"empty\.png: .* but \(220, 20, 60\) in full\.png"):
+        _maps(*full)  # each has one colour, at 0
+
+
+def _voc_palette() -> list[int]:
+    """The first 64 colours of Pascal VOC: bits 0, 1, 2 of an index are worth 128, 3, 4, 5 64."""
+    return [
+        128 * (index >> channel & 1) + 64 * (index >> (channel + 3) & 1)
+        for index in range(64)
+        for channel in range(3)
+    ]
+
+
+def _voc(path: Path, *classes: int) -> tuple[Path, np.ndarray]:
+    values = np.zeros((40, 40), dtype=np.uint8)
+    for k, index in enumerate(classes):
+        values[12 * k + 2 : 12 * k + 12, 5:30] = index
+    picture = Image.fromarray(values)
+    picture.putpalette(_voc_palette())
+    picture.save(path)
+    return path, values
+
+
+def test_the_fixed_palette_of_voc_gives_its_indices_whichever_classes_occur(tmp_path):
+    # 7 is grey: (128, 128, 128)
+    assert _voc_palette()[3 * 7 : 3 * 7 + 3] == [128, 128, 128]
+    assert _voc_palette()[3 * 15 : 3 * 15 + 3] == [192, 128, 128]
+    occurring = [(), (7,), (1, 15), (7, 20), (15,)]
+    found = [_voc(tmp_path / f"{k}.png", *some) for k, some in enumerate(occurring)]
+    maps, classes = _maps(*(path for path, _ in found), size_px=40)
+    assert classes == ("1", "7", "15", "20")
+    np.testing.assert_array_equal(
+        np.array([0, 1, 7, 15, 20])[maps], [values for _, values in found]
+    )
+
+
+def test_a_class_of_a_grey_colour_alone_is_foreground(tmp_path):
+    path, values = _voc(tmp_path / "car.png", 7)
+    maps, classes = _maps(path, size_px=40)
+    assert classes == ("foreground",)
+    np.testing.assert_array_equal(maps[0], values == 7)
+
+
+def test_indices_count_where_the_palette_is_black_throughout(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1], [2, 0]], dtype=np.uint8))
+    picture.putpalette([0] * 9)
+    picture.save(tmp_path / "a.png")
+    maps, classes = _maps(tmp_path / "a.png")
+    assert classes == ("1", "2")
+    np.testing.assert_array_equal(maps[0], [[0, 1], [2, 0]])
+
+
 def test_parts_of_a_mask_are_put_together(tmp_path):
     parts = [
         read_mask(_save(tmp_path / "a.png", [[0, 255], [0, 0]]), size_px=2),

@@ -1,5 +1,6 @@
 """Expected pairs and counts are worked out by hand from the files each test writes."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -75,6 +76,21 @@ def test_splits_below_images_are_used_too(tmp_path):
         pairs(tmp_path, [f"{name}/x", f"{name}/y"], first=2 * number)
     found = read_masked(tmp_path)
     assert Counter(item.split for item in found.items) == {"train": 2, "val": 2, "test": 2}
+
+
+def test_names_of_files_make_no_splits(tmp_path):
+    splits = []
+    for stem in ("case", "test"):
+        names = [f"{stem}_{i}" for i in range(20)]
+        pairs(tmp_path / stem, names)
+        splits.append(Counter(item.split for item in read_masked(tmp_path / stem).items))
+    # 15 % of 20 = 3 for each of val and test
+    assert splits == [{"train": 14, "val": 3, "test": 3}] * 2
+
+
+def test_a_file_name_that_is_no_utf8_is_refused(tmp_path):
+    pairs(tmp_path / "\u00fc", [*"abcdefg", os.fsdecode(b"M\xfcller")])
+    _refused(tmp_path / "\u00fc", r"\u00fc/images/M\\xfcller\.png: its name is no UTF-8; rename")
 
 
 def test_a_list_names_masks_parts_splits_and_patients(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from reference.medical_files import write_deep_png
 
 from lvmmed.data.mask_pixels import read_mask
-from lvmmed.data.raster import black_is_zero, decode_raster, upright
+from lvmmed.data.raster import black_is_zero, decode_raster, stored_picture, upright
 from lvmmed.data.readers import ReadError, read_file, read_records
 
 RNG = np.random.default_rng(0)
@@ -179,6 +179,21 @@ def test_pillows_own_limit_does_not_rule_later_pages_and_palette_masks(tmp_path,
     assert [page.shape for page in found] == [(4, 4), (12, 20)]
     assert read_mask(tmp_path / "mask.png", size_px=4).size == (12, 20)
     assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_what_a_palette_picture_stores(tmp_path):
+    picture = Image.fromarray(GREY % 2)
+    picture.putpalette([9, 8, 7, 250, 20, 30])
+    picture.save(tmp_path / "a.png")
+    stored = stored_picture(tmp_path / "a.png")
+    assert np.array_equal(stored.indices, GREY % 2)
+    assert stored.palette[:3].tolist() == [[9, 8, 7], [250, 20, 30], [0, 0, 0]]
+    assert not stored.is_jpeg
+    Image.fromarray(GREY).save(tmp_path / "a.jpg")
+    (tmp_path / "text.png").write_text("x")
+    for name, is_jpeg in (("a.jpg", True), ("text.png", False)):
+        stored = stored_picture(tmp_path / name)
+        assert (stored.indices, stored.is_jpeg) == (None, is_jpeg)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "deep.tif", "big_endian.tif"])

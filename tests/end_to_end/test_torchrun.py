@@ -37,6 +37,10 @@ def test_one_of_two_processes_speaks_and_a_batch_they_cannot_share_is_refused(tm
         in refused.stderr
     )
     assert not (tmp_path / "run").exists()
+    absent = train(f"log.probe_data={tmp_path / 'absent'}")
+    assert absent.returncode != 0
+    assert "absent: no such file or folder" in absent.stderr
+    assert "internal error" not in absent.stderr
     done = train()
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("encoder of 2 steps") == 1

@@ -90,7 +90,7 @@ def test_resuming_drops_later_rows_and_a_line_cut_off_by_a_crash(folder):
     for step in range(4):
         folder.log({"step": step, "loss": float(step)})
     with (folder.path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4, "lo')
+        file.write('{"step": "x"}\n{"step": 4, "lo')
     assert [row["step"] for row in folder.rows()] == [0, 1, 2, 3]
     folder.forget_rows_from(2)
     folder.log({"step": 2, "loss": 9.0})
@@ -109,11 +109,32 @@ def test_the_last_two_checkpoints_are_kept_and_the_newest_is_loaded(folder):
     assert torch.equal(state["weights"], torch.full((2,), 15.0))
 
 
-def test_a_broken_checkpoint_is_named_with_its_remedy(folder):
+BROKEN = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "empty": lambda path: path.write_bytes(b""),
+    "noise": lambda path: path.write_bytes(bytes(range(256)) * 9),
+    "of another program": lambda path: torch.save({"model": {}}, path),
+    "no mapping": lambda path: torch.save([1], path),
+}
+
+
+@pytest.mark.parametrize("spoil", BROKEN.values(), ids=BROKEN)
+def test_a_broken_checkpoint_is_named_with_its_remedy(folder, spoil):
     path = folder.save_checkpoint(5, {"weights": torch.ones(2)})
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"step_0000005.pt: cannot be read .*delete it"):
-        folder.latest_checkpoint()
+    spoil(path)
+    with pytest.raises(InputError, match=r"step_0000005.pt: .*delete it to resume") as refused:
+        folder.latest_checkpoint(parts=("weights",))
+    assert "weights_only" not in str(refused.value)
+
+
+def test_what_a_killed_process_was_writing_is_removed(folder):
+    folder.save_checkpoint(5, {"weights": torch.ones(2)})
+    for name in (".step_0000009.pt.123.tmp", "../.result.json.123.tmp"):
+        (folder.path / "checkpoints" / name).write_bytes(b"half")
+    folder.forget_unfinished()
+    assert {path.name for path in folder.path.rglob("*")} == {
+        "config.yaml", "environment.json", "checkpoints", "step_0000005.pt",
+    }  # fmt: skip
 
 
 class _Code:

@@ -1,3 +1,4 @@
+import errno
 import json
 
 import pytest
@@ -85,10 +86,10 @@ def test_a_write_that_fails_leaves_the_old_encoder_whole(encoder, tmp_path, monk
 
     def half_written(_state, path):
         path.write_bytes(b"half")
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(weights.safetensors.torch, "save_file", half_written)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(InputError, match="no space left"):
         save_encoder(encoder, tmp_path, card_for(encoder))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -224,6 +225,47 @@ def test_a_tensor_of_another_shape_is_refused_with_both_shapes(tmp_path, resnet1
         load_encoder(str(tmp_path / "grey.pth"), size_px=64)
 
 
+def test_a_transformer_without_a_class_token_is_refused_with_both_shapes(tmp_path, generator):
+    encoder = build_backbone("vit_tiny_patch16_224", size_px=32, generator=generator)
+    state = {**encoder.model.state_dict(), "pos_embed": torch.zeros(1, 196, 192)}
+    torch.save(state, tmp_path / "vit.pth")
+    with pytest.raises(
+        InputError, match=r"pos_embed \(1, 196, 192\) instead of \(1, 5, 192\)"
+    ) as caught:
+        load_encoder(str(tmp_path / "vit.pth"), backbone="vit_tiny_patch16_224", size_px=32)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda w: w.to(torch.float8_e4m3fn), "float8_e4m3fn,"),
+        (lambda w: w.to(torch.complex64), "complex64,"),
+        (lambda w: w.to(torch.int64), "int64,"),
+        (lambda w: w.to(torch.bool), "bool,"),
+        (lambda w: w.to_sparse(), "float32 of layout torch.sparse_coo,"),
+        (lambda w: w.to("meta"), "float32 without values,"),
+    ],
+)
+def test_tensors_that_are_not_dense_and_real_are_refused(tmp_path, resnet18_state, change, says):
+    state = {**resnet18_state, "bn1.weight": change(resnet18_state["bn1.weight"])}
+    torch.save(state, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=rf"odd.pth: tensor bn1.weight is {says} need real"):
+        load_encoder(str(tmp_path / "odd.pth"), size_px=64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_real_numbers_of_other_lengths_are_read(tmp_path, resnet18_state, dtype):
+    state = {key: value.to(dtype) for key, value in resnet18_state.items()}
+    state |= {key: value.int() for key, value in state.items() if "num_batches" in key}
+    torch.save(state, tmp_path / "half.pth")
+    loaded = load_encoder(str(tmp_path / "half.pth"), size_px=64).backbone.model.state_dict()
+    expected = resnet18_state["conv1.weight"].to(dtype).float()
+    assert torch.equal(loaded["conv1.weight"], expected)
+    assert loaded["bn1.num_batches_tracked"] == 1
+
+
 def test_weights_that_are_not_finite_are_refused(tmp_path, resnet18_state):
     state = {**resnet18_state, "conv1.weight": torch.full((64, 3, 7, 7), float("nan"))}
     torch.save(state, tmp_path / "nan.pth")
@@ -292,6 +334,11 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 def test_a_missing_source_is_named_with_what_is_allowed():
     with pytest.raises(InputError, match=r"'nowhere.pth': no such file or folder; allowed are"):
         load_encoder("nowhere.pth")
+
+
+def test_a_name_that_the_system_refuses_gives_one_line():
+    with pytest.raises(InputError, match=r"x: cannot be read \(File name too long\)"):
+        load_encoder(300 * "x")
 
 
 def test_a_timm_name_without_its_prefix_gets_a_hint():

@@ -99,6 +99,7 @@ def test_a_file_is_a_suite_and_overrides_win(tmp_path):
         ({"sedes": [1]}, r"sedes.*did you mean 'seeds'"),
         ({"seeds": [1, 1]}, r"seeds: got \[1, 1\], need different numbers"),
         ({"seeds": []}, r"seeds: got \[\]"),
+        ({"seeds": [2**63]}, r"seeds: got \[9223372036854775808\], need .* to 9223372036854775807"),
         ({"reference": "simclear"}, r"reference: got 'simclear'; did you mean 'simclr'"),
         ({"methods": []}, r"methods: got \[\], need one or more"),
         ({"tune_on": ["phantom"]}, r"tune_on: got 'phantom'; did you mean 'phantoms'"),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -166,6 +167,7 @@ def test_progress_counts_epochs_of_all_seeds(data, tmp_path):
         ("epoch: no such field; did you mean 'epochs'", {"overrides": ["epoch=1"]}),
         ("epochs: got 0", {"overrides": ["epochs=0"]}),
         ("seeds: got \\[\\], need different", {"overrides": ["seeds=[]"]}),
+        ("seeds: got .* need different numbers from 0", {"overrides": [f"seeds=[{2**63}]"]}),
         ("no such file or folder", {"weights": "nowhere"}),
         ("allowed are auto", {"overrides": ["device=tpu"]}),
     ],
@@ -215,3 +217,28 @@ def test_a_head_of_another_run_is_refused(run, tmp_path):
     (copy / "head.safetensors").write_bytes(bytes(content))
     with pytest.raises(InputError, match="head and encoder are not of one run"):
         load_classifier(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('{"a"', r"classifier\.json: not a JSON file"),
+        ("{}", r"classifier\.json: format_version, classes, .* missing or of the wrong type; copy"),
+        ("[]", r"classifier\.json: holds list, need an object"),
+    ],
+)
+def test_a_damaged_classifier_is_refused(run, tmp_path, text, match):
+    copy = _copy(run, tmp_path / "copy")
+    (copy / "classifier.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=match):
+        load_classifier(copy)
+
+
+@pytest.mark.parametrize("name", ["set_v1.0", "set_v1.0/splits.csv"])
+def test_the_data_are_named_by_their_folder_whether_or_not_it_has_a_dot(data, tmp_path, name):
+    shutil.copytree(data, tmp_path / "set_v1.0")
+    finetune_classification(
+        tmp_path / name, "random", tmp_path / "run",
+        settings=SETTINGS, overrides=["epochs=1", "seeds=[0]"],
+    )  # fmt: skip
+    assert list(load_encoder(str(tmp_path / "run")).card.datasets) == ["set_v1.0"]

@@ -1,6 +1,7 @@
 """What `lvmmed inspect` says, and the pictures it refuses; matchings have a file of their own."""
 
 import pytest
+import torch
 from PIL import Image
 from reference.run_folders import figure, make_samples, write_pretrain
 from reference.tiny_store import write_tiny_store
@@ -43,6 +44,34 @@ def test_a_run_shows_its_figures_and_warnings(run):
     assert dict(inspect_path(run).rows) == {"state": "not finished; 0 rows of metrics"}
 
 
+@pytest.mark.parametrize(
+    ("metrics", "shown"),
+    [
+        ([1], {}),
+        ({"test": [1]}, {}),
+        ({"test": {"accuracy": 1}}, {}),
+        ({"test": {"accuracy": {}, "auc": {"mean": 0.5}}}, {"test auc": "0.5"}),
+        ({"test": {"auc": {"mean": 0.5, "ci95": [0.4]}}}, {"test auc": "0.5"}),
+        ({"test": {"auc": {"mean": None}}}, {"test auc": "None"}),
+    ],
+)
+def test_what_is_no_figure_is_left_out(tmp_path, metrics, shown):
+    run = write_pretrain(tmp_path / "run", result={"metrics": metrics, "warnings": 3})
+    rows = dict(inspect_path(run).rows)
+    assert {name: value for name, value in rows.items() if name.startswith("test")} == shown
+    assert "warning" not in rows
+
+
+def test_weights_without_a_card_are_named_by_an_option(tmp_path, capsys):
+    backbone = build_backbone("vit_tiny_patch16_224", size_px=32)
+    file = tmp_path / "vit.pth"
+    torch.save(backbone.model.state_dict(), file)
+    assert run_command(["inspect", str(file)]) == 2
+    assert "name it with --backbone NAME" in capsys.readouterr().err
+    assert run_command(["inspect", str(file), "--backbone", "vit_tiny_patch16_224"]) == 0
+    assert "vit_tiny_patch16_224" in capsys.readouterr().out
+
+
 def test_weights_show_their_card(tmp_path):
     backbone = build_backbone("resnet10t", size_px=32)
     save_encoder(backbone, tmp_path, card_for(backbone))
@@ -83,6 +112,9 @@ def test_the_command_line_draws_matchings(run, tmp_path, capsys):
         (["RUN", "--matching", "OUT", "--graphs", "0"], ["--graphs", "0", "at least 1"]),
         (["RUN", "--matching", "a.gif"], ["a.gif", ".png"]),
         (["absent", "--matching", "OUT"], ["absent"]),
+        (["RUN", "--backbone", "resnet18"], ["--backbone", "is a folder", "weights"]),
+        (["STORE", "--backbone", "resnet18"], ["--backbone", "is a folder", "weights"]),
+        ([300 * "x"], ["cannot be read", "too long"]),
     ],
 )
 def test_the_command_line_refuses_in_one_line(words, says, run, store, tmp_path, capsys):

@@ -212,6 +212,8 @@ def test_ten_steps_are_five_a_stop_and_five_more(finished, store, tmp_path):
     assert not result.was_finished
     straight = load_file(finished.folder / "encoder.safetensors")
     resumed = load_file(out / "encoder.safetensors")
+    command = json.loads((out / "result.json").read_text())["command"]
+    assert command == json.loads((out / "environment.json").read_text())["command"]
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     assert rows_of(out) == rows_of(finished.folder)
@@ -324,6 +326,21 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(store, tmp_pat
     checkpoints = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert checkpoints == ["step_0000005.pt"]
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_weights_that_the_last_step_broke_are_not_written(store, tmp_path, monkeypatch):
+    step = torch.optim.AdamW.step
+
+    def spoilt(self, *arguments, **more):
+        result = step(self, *arguments, **more)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].fill_(math.nan)
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoilt)
+    with pytest.raises(InputError, match=r"step 1: \d+ tensors of the encoder are not finite"):
+        pretrain(tiny(store, "train.steps=1", "train.optimizer=adamw"), tmp_path / "run")
+    assert not (tmp_path / "run" / "encoder.safetensors").exists()
 
 
 @pytest.mark.slow

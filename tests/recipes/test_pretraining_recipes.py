@@ -87,10 +87,36 @@ def test_a_file_without_a_recipe_must_be_complete(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "values", [{"train": {"steps": 7}}, {"method": {"name": "simclr"}}, {"method": 3}]
+)
+def test_an_unknown_recipe_of_a_file_that_needs_it_is_answered_with_a_hint(tmp_path, values):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"recipe": "simclrr", **values}))
+    with pytest.raises(InputError, match=r"mine.yaml: recipe: got 'simclrr'; did you mean 'simcl"):
+        resolve_config(str(path))
+
+
+def test_a_complete_file_may_name_a_recipe_that_is_gone(tmp_path):
+    path = tmp_path / "mine.yaml"
+    values = {"recipe": "gone", "method": {"name": "simclr"}, "train": {"steps": 7}}
+    path.write_text(yaml.safe_dump(values))
+    assert resolve_config(str(path)).recipe == "gone"
+
+
+def test_a_file_with_two_lengths_is_refused_with_both_and_nothing_else(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"recipe": "simclr", "train": {"steps": 7, "epochs": 2}}))
+    with pytest.raises(InputError, match=r"got 7 and 2\.0, need exactly one of them$") as refused:
+        resolve_config(str(path))
+    assert "batch_size" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("recipe", "overrides", "says"),
     [
         ("lvm_med", [], "'lvm_med'; did you mean 'lvm-med'"),
         ("absent.yaml", [], "absent.yaml: no such file"),
+        (300 * "x", [], "allowed are "),
         ("lvm-med", ["train.stepz=1"], "train.stepz: no such field; did you mean 'steps'"),
         ("lvm-med", ["method.marginn=1"], "method.marginn: no such field; did you mean 'margin'"),
         ("lvm-med", ["train.learning_rate=-1"], "train.learning_rate: got -1"),

@@ -269,6 +269,7 @@ def _refused(data, out, match, **arguments):
         ("name the encoder with --backbone NAME", {"settings": ProbeSettings(size_px=32)}),
         ("seedz: no such field; did you mean 'seeds'", {"overrides": ["seedz=[1]"]}),
         ("seeds: got \\[0, 0\\], need different", {"overrides": ["seeds=[0, 0]"]}),
+        ("seeds: got .* need different numbers from 0", {"overrides": [f"seeds=[{2**63}]"]}),
         ("fractions: got \\[0.0\\], need numbers in", {"overrides": ["fractions=[0]"]}),
         ("device: got 'tpu'", {"overrides": ["device=tpu"]}),
         ("no such file or folder", {"weights": "nowhere"}),

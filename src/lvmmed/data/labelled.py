@@ -18,7 +18,14 @@ from PIL import Image
 
 from lvmmed.data.intensity import to_uint8
 from lvmmed.data.labelled_groups import fingerprint, with_groups
-from lvmmed.data.labelled_rows import LIST_NAMES, Row, Rows, rows_of_folders, rows_of_list
+from lvmmed.data.labelled_rows import (
+    LIST_NAMES,
+    LIST_SUFFIXES,
+    Row,
+    Rows,
+    rows_of_folders,
+    rows_of_list,
+)
 from lvmmed.data.labelled_splits import absence_warnings, leak_warnings, with_splits
 from lvmmed.data.readers import read_records
 from lvmmed.types import InputError
@@ -30,6 +37,7 @@ class LabelledItem:
 
     Attributes:
         path: where it lies.
+        file: as the list or the folder names it, with forward slashes.
         label: name of its class; "" where pixels are labelled.
         split: train, val, test or test_*.
         group: patient as listed; else one name for all files of a patient by their DICOM headers,
@@ -38,6 +46,7 @@ class LabelledItem:
     """
 
     path: Path
+    file: str
     label: str
     split: str
     group: str
@@ -94,13 +103,14 @@ def read_labelled(path: Path, *, seed: int = 0, label_column: str | None = None)
     Args:
         path: folder, or list with columns path or file, label, split, patient or group.
         seed: start of the random choice of splits that are made here.
-        label_column: column of the classes in the list; None means `label`.
+        label_column: column of the classes in the list, in any case; None means `label`.
 
     Returns:
         The set; the same files and seed give the same set.
 
     Raises:
-        InputError: nothing at the path, no labels, one class only, or a class missing from train.
+        InputError: nothing at the path, no labels, one class only, a class missing from train,
+            or a file name that is no UTF-8.
     """
     found = _find_rows(path, label_column)
     if not found.rows:
@@ -115,7 +125,9 @@ def read_labelled(path: Path, *, seed: int = 0, label_column: str | None = None)
     return LabelledSet(
         root=found.root,
         items=tuple(
-            LabelledItem(path=row.path, label=row.label, split=row.split, group=row.group)
+            LabelledItem(
+                path=row.path, file=row.file, label=row.label, split=row.split, group=row.group
+            )
             for row in rows
         ),
         classes=tuple(sorted({row.label for row in rows})),
@@ -164,7 +176,7 @@ def squared(pixels: UInt8[np.ndarray, "H W *C"], size_px: int) -> UInt8[np.ndarr
 
 def _find_rows(path: Path, label_column: str | None) -> Rows:
     if path.is_file():
-        if path.suffix.lower() not in (".csv", ".parquet"):
+        if path.suffix.lower() not in LIST_SUFFIXES:
             raise InputError(f"{path}: is no list; need a .csv or .parquet file, or a folder")
         return rows_of_list(path, label_column=label_column)
     if not path.is_dir():

@@ -14,8 +14,9 @@ from lvmmed.config import did_you_mean
 from lvmmed.data.readers import is_image_file
 from lvmmed.types import InputError
 
+LIST_SUFFIXES = (".csv", ".parquet")
 LIST_NAMES = tuple(
-    f"{stem}{suffix}" for stem in ("splits", "manifest", "index") for suffix in (".csv", ".parquet")
+    f"{stem}{suffix}" for stem in ("splits", "manifest", "index") for suffix in LIST_SUFFIXES
 )
 """Lists looked for in a folder; the first one there is used."""
 
@@ -86,7 +87,7 @@ def rows_of_list(path: Path, *, label_column: str | None) -> Rows:
 
     Args:
         path: `.csv` (comma, semicolon or tab) or `.parquet` file.
-        label_column: column of the classes; None means `label`.
+        label_column: column of the classes, in any case; None means `label`.
 
     Returns:
         Rows with a label and a known split; without a column `split` all are in train.
@@ -98,11 +99,10 @@ def rows_of_list(path: Path, *, label_column: str | None) -> Rows:
     file_column = next((name for name in ("path", "file") if name in columns), None)
     if file_column is None:
         raise InputError(f"{path}: no column 'path' or 'file', found {_listed(columns)}")
-    wanted = label_column or "label"
+    wanted = (label_column or "label").strip().lower()
     if wanted not in columns:
         hint = did_you_mean(wanted, columns) if label_column else f"found {_listed(columns)}"
         raise InputError(f"{path}: no column {wanted!r} to take labels from; {hint}")
-    group_column = next((name for name in ("patient", "group") if name in columns), "")
     left_out: Counter[str] = Counter()
     rows: dict[str, Row] = {}
     for entry in entries:
@@ -121,7 +121,7 @@ def rows_of_list(path: Path, *, label_column: str | None) -> Rows:
                 path=listed_path(path, file),
                 label=entry[wanted],
                 split=split,
-                group=entry.get(group_column, ""),
+                group=entry.get("patient") or entry.get("group", ""),
                 blob=entry.get("source_blob", ""),
             )
     _check_files(path, list(rows.values()))
@@ -138,10 +138,11 @@ def rows_of_folders(root: Path) -> Rows:
         Rows sorted by file. Folders that are no known split are left out and counted by name.
 
     Raises:
-        InputError: there is no folder that could be a class.
+        InputError: there is no folder that could be a class, or a file name is no UTF-8.
     """
     folders = _subfolders(root)
-    has_splits = any(split_word(folder.name) for folder in folders)
+    taken = [folder.name for folder in folders if split_word(folder.name)]
+    has_splits = bool(taken)
     left_out: Counter[str] = Counter()
     rows: list[Row] = []
     for split_folder in folders if has_splits else [root]:
@@ -158,10 +159,39 @@ def rows_of_folders(root: Path) -> Rows:
                 rows.append(Row(file=file, path=path, label=class_folder.name, split=split))
     if not rows:
         raise InputError(
-            f"{root}: no images in class folders and no list; need CLASS/IMAGE, "
+            f"{root}: no images in class folders and no list{_as_splits(taken)}; need CLASS/IMAGE, "
             f"train/CLASS/IMAGE or one of {', '.join(LIST_NAMES[::2])}"
         )
+    check_names(root, rows)
     return Rows(root=root, rows=tuple(rows), num_left_out=+left_out)
+
+
+def _as_splits(taken: Sequence[str]) -> str:
+    """Say which folders were taken for splits, in case one of them is a class."""
+    if not taken:
+        return ""
+    return f" (taken for a split: {', '.join(taken)}; rename the folder where it is a class)"
+
+
+def check_names(root: Path, rows: Sequence[Row]) -> None:
+    """Refuse a file name that is no UTF-8, which no table of cases could hold.
+
+    Args:
+        root: folder of the files, for the message.
+        rows: as folders name them.
+
+    Raises:
+        InputError: there is such a name, shown with escapes.
+    """
+    for row in rows:
+        try:
+            row.file.encode("utf-8")
+        except UnicodeEncodeError as error:
+            name = str(root / row.file).encode("utf-8", "surrogateescape")
+            raise InputError(
+                f"{name.decode('utf-8', 'backslashreplace')}: its name is no UTF-8; rename the "
+                "file or folder, say with convmv"
+            ) from error
 
 
 def _subfolders(folder: Path) -> list[Path]:

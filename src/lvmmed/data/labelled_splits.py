@@ -1,7 +1,7 @@
 """Splits of a labelled set: what is missing is set aside from train, what leaks is said."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -43,8 +43,9 @@ def set_aside(rows: Sequence[Row], names: Sequence[str], *, seed: int) -> list[R
     """Move whole groups from train to new splits, class by class.
 
     Of each class groups are taken in a random order, each that still fits into `HELD_OUT_FRAC` of
-    the class; if none fits, the smallest. One group of a class always stays in train. A group
-    with several labels counts for the one it has most of.
+    the class; if none fits, the smallest. A group with several labels counts for the one it has
+    most of. One group of a class always stays in train, and so does every group that holds the last
+    training pictures of any of its labels.
 
     Args:
         rows: with groups filled in.
@@ -63,12 +64,13 @@ def set_aside(rows: Sequence[Row], names: Sequence[str], *, seed: int) -> list[R
         counts = Counter(members[group])
         by_class[min(counts, key=lambda label: (-counts[label], label))].append(group)
     new_split: dict[str, str] = {}
+    in_train = Counter(label for labels in members.values() for label in labels)
     for number, label in enumerate(sorted(by_class)):
         order = np.random.default_rng([seed, number]).permutation(len(by_class[label]))
         groups = [by_class[label][i] for i in order]
         target = HELD_OUT_FRAC * sum(len(members[group]) for group in groups)
         for name in names:
-            chosen = _fitting(groups, members, target)
+            chosen = _fitting(groups, members, target, in_train)
             new_split |= dict.fromkeys(chosen, name)
             groups = [group for group in groups if group not in new_split]
     return [
@@ -77,18 +79,36 @@ def set_aside(rows: Sequence[Row], names: Sequence[str], *, seed: int) -> list[R
     ]
 
 
-def _fitting(groups: Sequence[str], members: dict[str, list[str]], target: float) -> list[str]:
-    """Choose groups that together hold at most target pictures; one at least if two are there."""
+def _fitting(
+    groups: Sequence[str], members: Mapping[str, list[str]], target: float, in_train: Counter[str]
+) -> list[str]:
+    """Choose groups that together hold at most target pictures; one at least if two are there.
+
+    Those that hold all that is left `in_train` of a label are passed over; the others' pictures are
+    taken from it.
+    """
     chosen: list[str] = []
     num = 0
     for group in groups:
         size = len(members[group])
-        if num + size <= target and len(chosen) + 1 < len(groups):
+        if (
+            num + size <= target
+            and len(chosen) + 1 < len(groups)
+            and _is_spare(members[group], in_train)
+        ):
             chosen.append(group)
+            in_train.subtract(members[group])
             num += size
-    if not chosen and len(groups) > 1:
-        chosen = [min(groups, key=lambda group: len(members[group]))]
+    spare = [group for group in groups if _is_spare(members[group], in_train)]
+    if not chosen and len(groups) > 1 and spare:
+        chosen = [min(spare, key=lambda group: len(members[group]))]
+        in_train.subtract(members[chosen[0]])
     return chosen
+
+
+def _is_spare(labels: Sequence[str], in_train: Counter[str]) -> bool:
+    """Whether train keeps pictures of all these labels without this group of pictures."""
+    return all(in_train[label] > num for label, num in Counter(labels).items())
 
 
 def leak_warnings(rows: Sequence[Row]) -> list[str]:

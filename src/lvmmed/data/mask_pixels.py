@@ -2,7 +2,8 @@
 
 Binary masks come as 0/255, as 0/1, or as JPEG, whose noise puts other numbers around both; others
 hold class indices. One picture does not tell which: a mask of class 3 alone looks binary, an empty
-JPEG mask holds nothing but noise. So all masks of a set are read first, then interpreted together.
+JPEG mask holds nothing but noise, and programs that choose a palette for each picture give a class
+another index in every file. So all masks of a set are read first, then interpreted together.
 
 Letters used in shapes:
     n: masks.
@@ -13,18 +14,17 @@ Letters used in shapes:
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import nibabel as nib
 import numpy as np
 from jaxtyping import Bool, Integer, Shaped, UInt8
 from nibabel.filebasedimages import ImageFileError
-from PIL import UnidentifiedImageError
 
 from lvmmed.data import volumes
-from lvmmed.data.raster import check_size, narrowed, opened, under_own_limit
+from lvmmed.data.raster import narrowed, stored_picture
 from lvmmed.data.readers import read_file
 from lvmmed.data.records import ReadError
 from lvmmed.data.slices import acquisition_axis, to_planes
@@ -39,6 +39,7 @@ FOREGROUND = "foreground"
 PATCH_FRAC = 0.1
 """A level is a patch, and no smoothed border, when so many of its pixels lie inside one."""
 
+_BLACK = (0, 0, 0)
 _LEAST_JPEG_TOP = 128
 _SHOWN_LEVELS = 8
 
@@ -55,6 +56,9 @@ class RawMask:
         usage: for each level how many pixels of the file have it, how many of these are on a border
             (see `level_usage`), and how many lie inside a patch of their own number.
         is_lossy: written as JPEG, so that numbers are near what they were.
+        colours: of a palette picture that of each level, which is an index; empty for others.
+        grey: a palette picture by the grey levels that a viewer shows; None where a colour is not
+            grey, or two indices have one.
     """
 
     path: Path
@@ -62,14 +66,16 @@ class RawMask:
     square: Integer[np.ndarray, "S S"]
     levels: tuple[int, ...]
     usage: Integer[np.ndarray, "L 3"]
-    is_lossy: bool
+    is_lossy: bool = False
+    colours: tuple[tuple[int, ...], ...] = ()
+    grey: "RawMask | None" = None
 
 
 def read_mask(path: Path, *, size_px: int) -> RawMask:
-    """Read a mask file; of a palette picture (as of Pascal VOC) the indices.
+    """Read a mask file; of a palette picture the indices with their colours.
 
     Args:
-        path: a grey picture of any readable format, or colour with three equal channels.
+        path: a grey or palette picture of any readable format, or colour with three equal channels.
         size_px: side of the square.
 
     Returns:
@@ -79,11 +85,13 @@ def read_mask(path: Path, *, size_px: int) -> RawMask:
         InputError: several slices, real colours, fractions or negative numbers; what
             `read_records` refuses.
     """
-    indices, is_lossy = _palette_indices(path)
-    pixels = _one_picture(path) if indices is None else indices
+    stored = stored_picture(path)
+    if stored.indices is not None:
+        return _palette_mask(path, stored.indices, stored.palette, size_px)
+    pixels = _one_picture(path)
     if pixels.ndim == 3:
         spread = int(np.ptp(pixels, axis=2).max())
-        if not is_lossy or spread > _LEAST_JPEG_TOP // 2:
+        if not stored.is_jpeg or spread > _LEAST_JPEG_TOP // 2:
             raise InputError(
                 f"{path}: a colour picture; a mask is grey: 0 and 255, 0 and 1, or class indices"
             )
@@ -95,6 +103,10 @@ def read_mask(path: Path, *, size_px: int) -> RawMask:
             f"{path}: holds {'fractions' if pixels.dtype.kind == 'f' else 'negative numbers'}; a "
             "mask holds 0 and 255, 0 and 1, or class indices"
         )
+    return replace(_raw_mask(path, pixels, size_px), is_lossy=stored.is_jpeg)
+
+
+def _raw_mask(path: Path, pixels: Integer[np.ndarray, "H W"], size_px: int) -> RawMask:
     levels, usage = level_usage(pixels)
     return RawMask(
         path=path,
@@ -102,23 +114,21 @@ def read_mask(path: Path, *, size_px: int) -> RawMask:
         square=nearest_square(pixels, size_px),
         levels=levels,
         usage=usage,
-        is_lossy=is_lossy,
     )
 
 
-def _palette_indices(path: Path) -> tuple[Integer[np.ndarray, "H W"] | None, bool]:
-    """Indices of a palette picture, else None; and whether the file is a JPEG."""
-
-    def indices(path: Path) -> tuple[Integer[np.ndarray, "H W"] | None, bool]:
-        with path.open("rb") as file:
-            image = opened(file)
-            check_size(path, image.width, image.height)
-            return np.array(image) if image.mode == "P" else None, image.format == "JPEG"
-
-    try:
-        return under_own_limit(indices, path)
-    except (UnidentifiedImageError, OSError):
-        return None, False  # the reader says what is wrong, or knows the format
+def _palette_mask(
+    path: Path,
+    indices: Integer[np.ndarray, "H W"],
+    palette: UInt8[np.ndarray, "256 3"],
+    size_px: int,
+) -> RawMask:
+    mask = _raw_mask(path, indices, size_px)
+    colours = tuple(tuple(palette[level].tolist()) for level in mask.levels)
+    greys = {colour[0] for colour in colours if len(set(colour)) == 1}
+    is_grey = len(greys) == len(colours)
+    grey = _raw_mask(path, palette[indices, 0], size_px) if is_grey else None
+    return replace(mask, colours=colours, grey=grey)
 
 
 def _one_picture(path: Path) -> Shaped[np.ndarray, "H W *C"]:
@@ -239,6 +249,9 @@ def class_maps(
     255, say). Where those below the largest only line the foreground, the masks were binary before
     they were smoothed: half of the largest number of all divides them, with a warning.
 
+    Palette pictures count by the grey levels that a viewer shows where all their colours are grey,
+    else by their indices, as those of Pascal VOC.
+
     Args:
         masks: files of the mask of every image.
 
@@ -247,8 +260,10 @@ def class_maps(
 
     Raises:
         InputError: too many levels for indices, levels that may be classes or smoothing, JPEG or
-            parts among indices, or JPEG masks too faint to tell foreground from noise.
+            parts among indices, JPEG masks too faint to tell foreground from noise, or palettes
+            that give an index another colour in another file, or black to others than 0.
     """
+    masks = _by_palettes(masks)
     lossless = [part for parts in masks for part in parts if not part.is_lossy]
     lossy = [part for parts in masks for part in parts if part.is_lossy]
     levels, usage = _usage_of_all(lossless)
@@ -274,6 +289,31 @@ def class_maps(
     }
     binary = [np.any([_above_half(part, tops[part.path]) for part in parts], 0) for parts in masks]
     return np.stack(binary).astype(np.uint8), (FOREGROUND,)
+
+
+def _by_palettes(masks: Sequence[Sequence[RawMask]]) -> Sequence[Sequence[RawMask]]:
+    """Take palette pictures by grey levels where all are grey, else by indices, if these agree."""
+    palettes = [part for parts in masks for part in parts if part.colours]
+    if all(part.grey is not None for part in palettes):
+        return [[part.grey or part for part in parts] for parts in masks]
+    first: dict[int, tuple[tuple[int, ...], Path]] = {}
+    for mask in palettes:
+        for level, colour in zip(mask.levels, mask.colours, strict=True):
+            known, path = first.setdefault(level, (colour, mask.path))
+            if colour != known:
+                _refuse_palette(mask.path, level, colour, f"{known} in {path.name}")
+    black = [level for level, (colour, _) in first.items() if colour == _BLACK]
+    if black and 0 not in black:
+        level = black[0]
+        _refuse_palette(first[level][1], level, _BLACK, "background is 0")
+    return masks
+
+
+def _refuse_palette(path: Path, level: int, colour: tuple[int, ...], but: str) -> NoReturn:
+    raise InputError(
+        f"{path}: palette gives index {level} the colour {colour}, but {but}; save masks in grey, "
+        "as 0 and 255 or as class indices 0, 1, 2, ..., or all with one palette that starts black"
+    )
 
 
 def _usage_of_all(masks: Sequence[RawMask]) -> tuple[list[int], Integer[np.ndarray, "L 3"]]:

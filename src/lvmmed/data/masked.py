@@ -9,9 +9,11 @@ from lvmmed.data.labelled import LabelledItem, LabelledSet
 from lvmmed.data.labelled_groups import fingerprint, with_groups
 from lvmmed.data.labelled_rows import (
     LIST_NAMES,
+    LIST_SUFFIXES,
     NO_LABEL,
     Row,
     Rows,
+    check_names,
     listed_path,
     read_table,
     rows_of_list,
@@ -49,7 +51,8 @@ def read_masked(path: Path, *, seed: int = 0) -> LabelledSet:
         The set without classes, which only the pixels tell; its items carry their masks.
 
     Raises:
-        InputError: nothing at the path, no masks, a mask that is missing, or no split to judge on.
+        InputError: nothing at the path, no masks, a mask that is missing, no split to judge on,
+            or a file name that is no UTF-8.
     """
     found, masks = _rows_with_masks(path)
     if not found.rows:
@@ -63,7 +66,12 @@ def read_masked(path: Path, *, seed: int = 0) -> LabelledSet:
         root=found.root,
         items=tuple(
             LabelledItem(
-                path=row.path, label="", split=row.split, group=row.group, masks=masks[row.file]
+                path=row.path,
+                file=row.file,
+                label="",
+                split=row.split,
+                group=row.group,
+                masks=masks[row.file],
             )
             for row in rows
         ),
@@ -107,7 +115,7 @@ def _rows_with_masks(path: Path) -> tuple[Rows, dict[str, tuple[Path, ...]]]:
 def _list_of(path: Path) -> Path | None:
     """The list that a path is or holds."""
     if path.is_file():
-        if path.suffix.lower() not in (".csv", ".parquet"):
+        if path.suffix.lower() not in LIST_SUFFIXES:
             raise InputError(f"{path}: is no list; need a .csv or .parquet file, or a folder")
         return path
     return next((path / name for name in LIST_NAMES if (path / name).is_file()), None)
@@ -138,12 +146,14 @@ def _rows_of_folders(root: Path) -> tuple[Rows, dict[str, tuple[Path, ...]]]:
         left_out[NO_IMAGE] += num_alone
         for image, mask in pairs:
             # images/train/x.png has its split below images/
-            below = split_word(image.relative_to(folder / IMAGES).parts[0])
+            parts = image.relative_to(folder / IMAGES).parts
+            below = split_word(parts[0]) if len(parts) > 1 else None
             file = image.relative_to(root).as_posix()
             rows.append(Row(file=file, path=image, label="", split=split or below or "train"))
             masks[file] = (mask,)
     if not rows:
         raise InputError(f"{root}: no images with masks; {_NEED}")
+    check_names(root, rows)
     return Rows(root=root, rows=tuple(rows), num_left_out=+left_out), masks
 
 

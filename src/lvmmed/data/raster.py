@@ -10,12 +10,13 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import tifffile
-from jaxtyping import Shaped
+from jaxtyping import Integer, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lvmmed.data.records import ReadError
@@ -75,6 +76,44 @@ def under_own_limit(read: Callable[[Path], _T], path: Path) -> _T:
         except Image.DecompressionBombError:
             with _pillow_limit_lifted():
                 return read(path)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredPicture:
+    """A picture before colours are looked up.
+
+    Attributes:
+        indices: of a palette picture, its first page; None for others.
+        palette: colour of every index, black beyond the end of the palette.
+        is_jpeg: whether the file is a JPEG.
+    """
+
+    indices: Integer[np.ndarray, "H W"] | None
+    palette: UInt8[np.ndarray, "256 3"]
+    is_jpeg: bool
+
+
+def stored_picture(path: Path) -> StoredPicture:
+    """Read what a palette picture stores; what Pillow cannot open counts as no palette picture."""
+    try:
+        return under_own_limit(_stored, path)
+    except (UnidentifiedImageError, OSError):  # the reader says what is wrong, or knows the format
+        return StoredPicture(indices=None, palette=np.zeros((256, 3), np.uint8), is_jpeg=False)
+
+
+def _stored(path: Path) -> StoredPicture:
+    palette = np.zeros(3 * 256, dtype=np.uint8)
+    indices = None
+    with path.open("rb") as file:
+        image = opened(file)
+        check_size(path, image.width, image.height)
+        if image.mode == "P":
+            indices = np.array(image)
+            colours = image.getpalette("RGB") or []
+            palette[: len(colours)] = colours
+    return StoredPicture(
+        indices=indices, palette=palette.reshape(256, 3), is_jpeg=image.format == "JPEG"
+    )
 
 
 @contextmanager

@@ -215,7 +215,26 @@ def refuse_not_finite(step: int, *, loss: float, norm: float, learning_rate: flo
         return
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
     raise TrainingStopped(
-        f"step {step}: {what} at learning rate {learning_rate:.3g}; the weights were not changed "
-        "and the last checkpoint is intact; start again with a lower train.learning_rate, with "
+        f"step {step}: {what} at learning rate {learning_rate:.3g}; neither the weights nor the "
+        "checkpoints were changed; start again with a lower train.learning_rate, with "
         "train.clip_norm=1, or with train.precision=fp32"
     )
+
+
+def refuse_broken_weights(step: int, state: Mapping[str, Tensor]) -> None:
+    """Stop before an encoder is written that the last step has broken.
+
+    Args:
+        step: number of steps done.
+        state: of the encoder.
+
+    Raises:
+        TrainingStopped: a weight is NaN or infinite.
+    """
+    broken = [name for name, value in state.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise TrainingStopped(
+            f"step {step}: {len(broken)} tensors of the encoder are not finite after the last "
+            f"step, the first {broken[0]}; no encoder was written; start again with a lower "
+            "train.learning_rate"
+        )

@@ -4,9 +4,8 @@ import csv
 import io
 import json
 import math
-import pickle
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 import yaml
 
 from lvmmed.config import read_yaml
-from lvmmed.files import refuse_unwritable, write_atomically
+from lvmmed.files import UNFINISHED, refuse_unwritable, told_if_unwritable, write_atomically
 from lvmmed.types import FORMAT_VERSION, InputError
 
 CONFIG = "config.yaml"
@@ -71,7 +70,8 @@ class RunFolder:
             The open folder.
         """
         cls.refuse_occupied(path)
-        path.mkdir(parents=True, exist_ok=True)
+        with told_if_unwritable(path):
+            path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         folder.write_json(ENVIRONMENT, {"format_version": FORMAT_VERSION, **environment})
         folder.write_text(CONFIG, config_yaml)
@@ -94,6 +94,8 @@ class RunFolder:
             raise InputError(f"{path}: no run folder (no {CONFIG} in it); check the path")
         folder = cls(path)
         found = folder.read_json(ENVIRONMENT).get("format_version")
+        if not (path / ENVIRONMENT).is_file():
+            raise InputError(f"{path}: no whole run folder ({ENVIRONMENT} is missing)")
         if not isinstance(found, int) or found > FORMAT_VERSION:
             raise InputError(
                 f"{path / ENVIRONMENT}: format_version {found}, this version of lvmmed reads up to "
@@ -215,7 +217,8 @@ class RunFolder:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one row to metrics.jsonl; a torn last line is dropped by `rows`."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+        path = self.path / METRICS
+        with told_if_unwritable(path), path.open("a", encoding="utf-8") as file:
             file.write(json_text(row) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
@@ -246,31 +249,50 @@ class RunFolder:
         folder = self.path / CHECKPOINTS
         folder.mkdir(exist_ok=True)
         path = folder / f"step_{step:07d}.pt"
-        write_atomically(path, lambda temporary: torch.save(dict(state), temporary))
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:  # of its own files torch does not say what failed
+                torch.save(dict(state), file)
+
+        write_atomically(path, write)
         for old in self.checkpoints()[:-NUM_CHECKPOINTS_KEPT]:
             old.unlink()
         return path
 
-    def latest_checkpoint(self) -> tuple[int, dict[str, Any]] | None:
+    def forget_unfinished(self) -> None:
+        """Remove what a killed process was writing; nobody else writes to the run meanwhile."""
+        for folder in (self.path, self.path / CHECKPOINTS):
+            for left in folder.glob(f".*{UNFINISHED}"):
+                left.unlink(missing_ok=True)
+
+    def latest_checkpoint(
+        self, *, parts: Collection[str] = ()
+    ) -> tuple[int, dict[str, Any]] | None:
         """Load the newest checkpoint, onto the processor.
+
+        Args:
+            parts: names that the state has to have.
 
         Returns:
             (number of steps done, state), or None when there is none.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: it cannot be read, or lacks a part.
         """
         checkpoints = self.checkpoints()
         if not checkpoints:
             return None
         path = checkpoints[-1]
+        remedy = "delete it to resume from the checkpoint before it, or from the start"
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # damaged files have many
             raise InputError(
-                f"{path}: cannot be read ({str(error).splitlines()[0]}); delete it to resume from "
-                "the checkpoint before it"
+                f"{path}: cannot be read (damaged, or no checkpoint); {remedy}"
             ) from error
+        missing = [name for name in parts if not isinstance(state, dict) or name not in state]
+        if missing:
+            raise InputError(f"{path}: is no checkpoint of a run (no {missing[0]!r}); {remedy}")
         return _step_of(path), state
 
     def checkpoints(self) -> list[Path]:
@@ -288,7 +310,7 @@ def _row_or_none(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return row if isinstance(row, dict) and "step" in row else None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

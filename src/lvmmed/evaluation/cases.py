@@ -106,7 +106,8 @@ class Predictions:
         model: such as "knn", "linear", "linear@10%" or "finetuned".
         split: "val", "test", "test_in", ...
         classes: names of the columns of `probabilities`.
-        files: one a case, relative to the data's folder; the key for pairing with other models.
+        files: one a case, as the list names it, else relative to the data's folder; the key for
+            pairing with other models.
         groups: patient or file identity of each case.
         labels: true class of each case as a column of `probabilities`.
         seeds: what tells the runs apart; one a layer of `probabilities`.

@@ -91,7 +91,8 @@ class OverlapCases:
         model: such as "linear" or "linear@10%".
         split: "val", "test", "test_in", ...
         classes: names of the foreground classes.
-        files: one a case, relative to the data's folder; the key for pairing with other models.
+        files: one a case, as the list names it or relative to the data's folder; the key for
+            pairing with other models.
         groups: patient or file identity of each case.
         seeds: what tells the layers apart.
         dice: see `overlap_scores`; NaN in all cases for a class that is left out

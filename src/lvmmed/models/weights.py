@@ -30,6 +30,12 @@ ENCODER = "encoder.safetensors"
 PICKLE_SUFFIXES = (".pth", ".pt", ".torch", ".bin", ".ckpt", ".tar")
 """Files that torch.load reads; only tensors are taken from them, never code."""
 
+REAL_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of numbers that weights are read from."""
+
+COUNTER_TYPES = (*REAL_TYPES, torch.int32, torch.int64)
+"""Types that the counters of batch normalisation are read from."""
+
 LVMMED_DATA = {
     "LVM-Med pre-training mixture": {"licence": "55 sets, each its own", "num_images": 1_294_015}
 }
@@ -75,7 +81,7 @@ def load_encoder(
 
     Raises:
         InputError: no such source, not a weight file, an encoder other than `backbone`, tensors
-            missing, unexpected, of another shape or not finite.
+            missing, unexpected, of another shape or type, or not finite.
     """
     if source == "random":
         if backbone is None:
@@ -205,6 +211,7 @@ def _filled(
     encoder = build_backbone(name, size_px=size_px)
     wanted = encoder.model.state_dict()
     found, report = match_keys(state, wanted)
+    _refuse_unreadable(path, found, wanted)
     fitted = fit_positions(found, encoder)
     wrong = {
         key: f"{key} {tuple(value.shape)} instead of {tuple(wanted[key].shape)}"
@@ -226,9 +233,40 @@ def _filled(
     return encoder, report
 
 
+def _refuse_unreadable(
+    path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> None:
+    """Refuse tensors that are not dense, or not of real numbers; counters may be whole ones."""
+    for key, value in found.items():
+        allowed = REAL_TYPES if wanted[key].is_floating_point() else COUNTER_TYPES
+        is_dense = value.layout is torch.strided
+        if is_dense and not value.is_meta and value.dtype in allowed:
+            continue
+        kind = str(value.dtype).removeprefix("torch.")
+        if value.is_meta:
+            kind += " without values"
+        elif not is_dense:
+            kind += f" of layout {value.layout}"
+        raise InputError(
+            f"{path}: tensor {key} is {kind}, need real floating-point numbers, stored densely; "
+            "save it as float32"
+        )
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or folder is there; an InputError where the system cannot tell."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a null character
+        return False
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return True
+
+
 def _weight_file(source: str) -> Path:
     path = Path(source)
-    if path.is_dir():
+    if is_there(path) and path.is_dir():
         if not (path / ENCODER).is_file():
             raise InputError(f"{path}: no {ENCODER} in it; finish the run with --resume")
         return path / ENCODER

@@ -14,7 +14,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from lvmmed.config import Settings, apply_overrides, did_you_mean, read_yaml, validated
+from lvmmed.config import (
+    SEEDS,
+    Settings,
+    apply_overrides,
+    are_seeds,
+    did_you_mean,
+    read_yaml,
+    validated,
+)
 from lvmmed.types import InputError
 
 UNTRAINED = "untrained"
@@ -117,12 +125,12 @@ class Suite(Settings):
             names = [one.name for one in getattr(self, kind)]
             if not names or len(set(names)) < len(names):
                 raise ValueError(f"{kind}: got {names}, need one or more, each with its own name")
-        if not self.seeds or not _are_seeds(self.seeds):
-            raise ValueError(f"seeds: got {list(self.seeds)}, need different numbers from 0 up")
-        if not _are_seeds((*self.seeds, *self.finalist_seeds)):
+        if not are_seeds(self.seeds):
+            raise ValueError(f"seeds: got {list(self.seeds)}, need {SEEDS}")
+        if not are_seeds((*self.seeds, *self.finalist_seeds)):
             raise ValueError(
-                f"finalist_seeds: got {list(self.finalist_seeds)}, need different numbers from 0 "
-                f"up that are not among seeds, {list(self.seeds)}"
+                f"finalist_seeds: got {list(self.finalist_seeds)}, need {SEEDS} that are not "
+                f"among seeds, {list(self.seeds)}"
             )
         methods = {one.name for one in self.methods}
         for start in self.initialisations:
@@ -144,10 +152,6 @@ class Suite(Settings):
         """Methods that are trained from an initialisation, in the order of the suite."""
         chosen = start.methods or tuple(method.name for method in self.methods)
         return tuple(method for method in self.methods if method.name in chosen)
-
-
-def _are_seeds(numbers: Sequence[int]) -> bool:
-    return len(set(numbers)) == len(numbers) and min(numbers) >= 0
 
 
 def _check_known(field: str, names: Sequence[str], allowed: set[str]) -> None:

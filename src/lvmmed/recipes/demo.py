@@ -95,6 +95,11 @@ def run_demo(
     start_s = time.perf_counter()
     if data is not None:
         read_labelled(data)  # refuse before anything is removed or written
+        if data.resolve().is_relative_to(out.resolve()):
+            raise InputError(
+                f"--data: got {data}, which lies in {out}, whose content is replaced; give another "
+                "--out"
+            )
     _clear(out)
     stages = _Stages(3 + len(METHODS) * len(SEEDS) + 2 * len(METHODS) + 2, progress)
     source, labelled = _pool(out, data, stages)
@@ -120,8 +125,8 @@ def _clear(out: Path) -> None:
     if out.is_dir() and any(out.iterdir()):
         if not (out / MARKER).is_file():
             raise InputError(f"{out}: not empty and no earlier demo; give another --out")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(out.resolve())  # of a link what it names
+    out.resolve().mkdir(parents=True, exist_ok=True)
     (out / MARKER).write_text(json.dumps({"written_by": "lvmmed demo"}) + "\n", encoding="utf-8")
 
 

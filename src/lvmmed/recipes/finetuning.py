@@ -16,7 +16,7 @@ import torch
 import yaml
 from pydantic import Field, model_validator
 
-from lvmmed.config import apply_overrides, did_you_mean, validated
+from lvmmed.config import SEEDS, apply_overrides, are_seeds, did_you_mean, validated
 from lvmmed.engine.device import choose_device
 from lvmmed.engine.run_folder import RunFolder
 from lvmmed.evaluation.cases import Predictions
@@ -33,6 +33,7 @@ from lvmmed.recipes.labelled_images import (
     LabelledImages,
     image_warnings,
     load_labelled_images,
+    settings_as_read,
     size_of_images,
 )
 from lvmmed.recipes.saved_classifier import LoadedClassifier, load_classifier, save_classifier
@@ -76,8 +77,8 @@ class FinetuneSettings(FitSettings):
 
     @model_validator(mode="after")
     def _check_seeds(self) -> "FinetuneSettings":
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds: got {list(self.seeds)}, need different numbers from 0 up")
+        if not are_seeds(self.seeds):
+            raise ValueError(f"seeds: got {list(self.seeds)}, need {SEEDS}")
         return self
 
 
@@ -177,6 +178,7 @@ def finetune_classification(
         label_column=chosen.label_column,
         progress=progress,
     )
+    chosen = settings_as_read(chosen, data, images)
     tuned: list[_Tuned] = []
     for i, seed in enumerate(chosen.seeds):
         if i > 0:

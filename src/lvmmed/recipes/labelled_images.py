@@ -9,15 +9,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from lvmmed.config import Settings
 from lvmmed.data.intensity import parse_policy, to_uint8
 from lvmmed.data.labelled import LabelledItem, LabelledSet, load_square_images, read_labelled
 from lvmmed.data.masked import has_only_masks
 from lvmmed.data.readers import read_records
 from lvmmed.types import Card, InputError
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
 
 NUM_POLICIES_LOOKED_AT = 8
 _ONLY_MASKS = (
@@ -40,6 +44,7 @@ class LabelledImages:
         policies: intensity policy (without measured values) -> files, over a few files.
         masks: split -> class of every pixel, 0 for background and k for `labelled.classes[k - 1]`;
             empty where whole images are labelled.
+        reading: settings of a run, by name, that read them the same way.
     """
 
     source: Path
@@ -48,6 +53,7 @@ class LabelledImages:
     images: Mapping[str, UInt8[np.ndarray, "n S S 3"]]
     policies: Mapping[str, int]
     masks: Mapping[str, UInt8[np.ndarray, "n S S"]] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def splits_tested(self) -> tuple[str, ...]:
@@ -59,8 +65,8 @@ class LabelledImages:
         return self.labelled.numbers(self.labelled.split(split))
 
     def files(self, split: str) -> tuple[str, ...]:
-        """Files of a split relative to the data's folder, with forward slashes."""
-        return tuple(_relative(item, self.labelled.root) for item in self.labelled.split(split))
+        """Files of a split as the list names them, else relative to the data's folder."""
+        return tuple(item.file for item in self.labelled.split(split))
 
     def groups(self, split: str) -> tuple[str, ...]:
         """Patient or file identity of the cases of a split."""
@@ -119,7 +125,26 @@ def load_labelled_images(
         size_px=size_px,
         images=images,
         policies=policies_of(labelled.split("train")),
+        reading={"split_seed": seed, "label_column": label_column},
     )
+
+
+def settings_as_read(
+    settings: SettingsT, data: Path | LabelledImages, images: LabelledImages
+) -> SettingsT:
+    """Put how images in memory were read into the settings that a run records.
+
+    Args:
+        settings: of the run.
+        data: what the run was given.
+        images: loaded.
+
+    Returns:
+        Settings that make the same run from the images' source.
+    """
+    if not isinstance(data, LabelledImages):
+        return settings
+    return settings.model_copy(update={"size_px": images.size_px, **images.reading})
 
 
 def refuse_untested(data: Path, labelled: LabelledSet) -> None:
@@ -215,8 +240,3 @@ def _size_warnings(card: Card, images: LabelledImages) -> list[str]:
 
 def _kind(policy: str) -> str:
     return policy.partition("(")[0]
-
-
-def _relative(item: LabelledItem, root: Path) -> str:
-    path = item.path
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()

@@ -80,6 +80,7 @@ def load_masked_images(
         images=dict(zip(splits, np.split(squares, ends), strict=True)),
         masks=masks_of,
         policies=policies_of(labelled.split("train")),
+        reading={"split_seed": seed, "stretch_masks": stretch_masks},
     )
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from lvmmed import distributed
 from lvmmed.config import RunConfig
+from lvmmed.data.labelled import read_labelled
 from lvmmed.data.store import Store
 from lvmmed.engine.device import choose_device, determinism
 from lvmmed.engine.environment import code_version, device_name, environment, typed_command
-from lvmmed.engine.loop import Hooks, train
-from lvmmed.engine.run_folder import CONFIG, RESULT, RunFolder
+from lvmmed.engine.loop import Hooks, refuse_broken_weights, train
+from lvmmed.engine.run_folder import CONFIG, ENVIRONMENT, RESULT, RunFolder
 from lvmmed.models.cards import lineage
 from lvmmed.models.weights import save_encoder
 from lvmmed.recipes.alarms import WatchedRun, alarms
@@ -40,6 +41,7 @@ from lvmmed.types import FORMAT_VERSION, Card, InputError
 __all__ = ["RECIPES", "PretrainResult", "pretrain", "resolve_config"]
 
 SAMPLES = "samples.npz"
+CHECKPOINT_PARTS = ("model", "optimizer", "wall_s")
 TAIL_FRAC = 0.1
 """Share of the run, at its end, over which figures of batches are averaged."""
 
@@ -147,8 +149,11 @@ def pretrain(
 
 
 def _online_probe(config: RunConfig) -> OnlineProbe | None:
-    """Load the labelled images that are watched, on the rank that measures."""
-    if config.log.probe_data is None or not distributed.is_main():
+    """Load the labelled images that are watched, on the rank that measures; all refuse alike."""
+    if config.log.probe_data is None:
+        return None
+    if not distributed.is_main():
+        read_labelled(Path(config.log.probe_data))
         return None
     return OnlineProbe(Path(config.log.probe_data), size_px=config.views.size)
 
@@ -217,13 +222,14 @@ class _Run:
 
     def _take_up(self) -> None:
         """Go back to the last checkpoint, if there is one, and drop the rows written after it."""
-        found = self.folder.latest_checkpoint()
+        found = self.folder.latest_checkpoint(parts=CHECKPOINT_PARTS)
         if found is not None:
             self.first_step, state = found
             self.wall_s = state["wall_s"]
             self.learner.load_state(state)
         distributed.barrier()
         if distributed.is_main():
+            self.folder.forget_unfinished()
             self.folder.forget_rows_from(self.first_step)
         distributed.barrier()
 
@@ -274,6 +280,7 @@ class _Run:
 
     def finish(self) -> PretrainResult:
         """Write samples, encoder, card and, last, the result."""
+        refuse_broken_weights(self.num_steps, self.learner.backbone.state_dict())
         chosen = self.held_out.watched
         samples = collect_samples(
             self.learner, self.store, chosen.tolist(), config=self.config, step=self.num_steps
@@ -336,7 +343,7 @@ class _Run:
             "num_steps": self.num_steps,
             "encoder_sha256": card.sha256,
             "warnings": [text for row in self.rows for text in row.get("warnings", ())],
-            "command": _command(self.config, self.folder.path),
+            "command": self.folder.read_json(ENVIRONMENT)["command"],
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_s": self.elapsed_s(),
             "device": device_name(self.learner.device),

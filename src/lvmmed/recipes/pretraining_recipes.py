@@ -58,6 +58,7 @@ def resolve_config(
         values = _lay_over(values, apply_overrides({}, [text]))
     if store is not None:
         values = merge(values, {"data": {"store": store}})
+    _refuse_unknown_base(recipe, values)
     return build_config(values, methods={name: row.config for name, row in METHODS.items()})
 
 
@@ -81,7 +82,7 @@ def refuse_two_lengths(overrides: Sequence[str]) -> None:
 def _recipe_values(recipe: str) -> dict[str, Any]:
     if recipe in RECIPES:
         return {"recipe": recipe, **RECIPES[recipe].values}
-    if not (recipe.endswith(YAML_SUFFIXES) or Path(recipe).is_file()):
+    if not (recipe.endswith(YAML_SUFFIXES) or _is_file(Path(recipe))):
         raise InputError(
             f"recipe: got {recipe!r}; {did_you_mean(recipe, list(RECIPES))} (or give a .yaml file)"
         )
@@ -90,6 +91,27 @@ def _recipe_values(recipe: str) -> dict[str, Any]:
     if isinstance(base, str) and base in RECIPES:
         return _lay_over({"recipe": base, **RECIPES[base].values}, values)
     return values
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _refuse_unknown_base(recipe: str, values: Mapping[str, Any]) -> None:
+    """Refuse a file that lacks what only a recipe would give, where it names one that is unknown.
+
+    A complete file may name any recipe: that of a run may have gone since.
+    """
+    base, method = values.get("recipe", "custom"), values.get("method")
+    is_complete = "train" in values and isinstance(method, Mapping) and "name" in method
+    if base not in ["custom", *RECIPES] and not is_complete:
+        raise InputError(
+            f"{recipe}: recipe: got {base!r}; {did_you_mean(str(base), list(RECIPES))} (or write "
+            "method.name and train into the file)"
+        )
 
 
 def _lay_over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

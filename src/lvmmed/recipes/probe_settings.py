@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import Field, model_validator
 
-from lvmmed.config import Settings, apply_overrides, validated
+from lvmmed.config import SEEDS, Settings, apply_overrides, are_seeds, validated
 from lvmmed.recipes.judged_encoder import JudgedEncoder, load_judged
 from lvmmed.recipes.judging import override_words
 from lvmmed.recipes.labelled_images import LabelledImages
@@ -34,8 +34,8 @@ class EncoderProbeSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "EncoderProbeSettings":
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds: got {list(self.seeds)}, need different numbers from 0 up")
+        if not are_seeds(self.seeds):
+            raise ValueError(f"seeds: got {list(self.seeds)}, need {SEEDS}")
         if not self.fractions or not all(0 < frac <= 1 for frac in self.fractions):
             raise ValueError(f"fractions: got {list(self.fractions)}, need numbers in (0, 1]")
         if len(set(self.fractions)) < len(self.fractions):

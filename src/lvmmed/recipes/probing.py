@@ -20,6 +20,7 @@ from lvmmed.recipes.labelled_images import (
     LabelledImages,
     image_warnings,
     load_labelled_images,
+    settings_as_read,
     size_of_images,
 )
 from lvmmed.recipes.probe_settings import (
@@ -98,6 +99,7 @@ def probe(
         label_column=chosen.label_column,
         progress=progress,
     )
+    chosen = settings_as_read(chosen, data, images)
     encoders = encode(
         loaded, images, batch_size=chosen.batch_size, device=device, progress=progress
     )

@@ -3,13 +3,15 @@
 The encoder can be loaded on its own, as that of any run folder.
 """
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from lvmmed.data.labelled_rows import LIST_SUFFIXES
 from lvmmed.engine.environment import code_version
 from lvmmed.engine.run_folder import RunFolder
 from lvmmed.files import file_sha256, write_atomically
@@ -21,6 +23,11 @@ from lvmmed.types import FORMAT_VERSION, Card, InputError
 
 HEAD_NAME = "head.safetensors"
 CLASSIFIER_NAME = "classifier.json"
+_FIELDS = {
+    "format_version": int, "classes": list, "input_size": int,
+    "encoder_sha256": str, "head_sha256": str,
+}  # fmt: skip
+"""What is read of `CLASSIFIER_NAME`, and its type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +102,8 @@ def save_classifier(
 
 def _data_name(images: LabelledImages) -> str:
     source = images.source.resolve()
-    return source.parent.name if source.suffix else source.name
+    is_list = source.suffix.lower() in LIST_SUFFIXES and not source.is_dir()
+    return source.parent.name if is_list else source.name
 
 
 def load_classifier(run_folder: Path) -> LoadedClassifier:
@@ -108,7 +116,8 @@ def load_classifier(run_folder: Path) -> LoadedClassifier:
         The model, which predicts with `predict_probabilities`.
 
     Raises:
-        InputError: no such files, a newer format, or a head that is not the one of this run.
+        InputError: no such files, damaged ones, a newer format, or a head that is not the one of
+            this run.
     """
     path, head_path = run_folder / CLASSIFIER_NAME, run_folder / HEAD_NAME
     if not path.is_file() or not head_path.is_file():
@@ -116,12 +125,8 @@ def load_classifier(run_folder: Path) -> LoadedClassifier:
             f"{run_folder}: no {CLASSIFIER_NAME} and {HEAD_NAME} in it; "
             "give the folder of a finetune classification run"
         )
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if values["format_version"] > FORMAT_VERSION:
-        raise InputError(
-            f"{path}: format_version {values['format_version']}, this version of lvmmed reads up "
-            f"to {FORMAT_VERSION}; upgrade lvmmed"
-        )
+    values = RunFolder(run_folder).read_json(CLASSIFIER_NAME)
+    _check_fields(path, values)
     loaded = load_encoder(str(run_folder))
     if file_sha256(head_path) != values["head_sha256"] or (
         loaded.card.sha256 != values["encoder_sha256"]
@@ -138,3 +143,16 @@ def load_classifier(run_folder: Path) -> LoadedClassifier:
     return LoadedClassifier(
         model=model, classes=classes, size_px=values["input_size"], card=loaded.card
     )
+
+
+def _check_fields(path: Path, values: Mapping[str, Any]) -> None:
+    wrong = [name for name, kind in _FIELDS.items() if not isinstance(values.get(name), kind)]
+    if "format_version" not in wrong and values["format_version"] > FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format_version {values['format_version']}, this version of lvmmed reads up "
+            f"to {FORMAT_VERSION}; upgrade lvmmed"
+        )
+    if wrong:
+        raise InputError(
+            f"{path}: {', '.join(wrong)} missing or of the wrong type; copy the whole folder again"
+        )

@@ -19,7 +19,12 @@ from lvmmed.engine.run_folder import RunFolder
 from lvmmed.evaluation.segmentation import overlap_scores
 from lvmmed.probes import MAX_POSITIONS, REGULARISATION_CHOICES
 from lvmmed.recipes.judging import Judgement, JudgingResult, Progress, write_judgement
-from lvmmed.recipes.labelled_images import LabelledImages, image_warnings, size_of_images
+from lvmmed.recipes.labelled_images import (
+    LabelledImages,
+    image_warnings,
+    settings_as_read,
+    size_of_images,
+)
 from lvmmed.recipes.masked_images import load_masked_images
 from lvmmed.recipes.probe_settings import (
     EncoderProbeSettings,
@@ -106,6 +111,7 @@ def probe_segmentation(
         stretch_masks=chosen.stretch_masks,
         progress=progress,
     )
+    chosen = settings_as_read(chosen, data, images)
     count = _counter(len(loaded) * (1 + sum(images.num_cases.values())), progress)
     encoders = [
         MapSource(
