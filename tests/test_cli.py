@@ -1,5 +1,8 @@
 """What the command line says when it is interrupted."""
 
+import errno
+import os
+
 import pytest
 
 from lvmmed.cli import run_command
@@ -49,3 +52,16 @@ def test_an_interrupted_run_can_be_resumed(words, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr("lvmmed.recipes.pretraining.pretrain", _interrupted)
     assert run_command(["pretrain", "--data", ".", *words]) == 130
     assert capsys.readouterr().err == "lvmmed: interrupted; `pretrain --resume` goes on\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_what_the_disk_refuses_is_no_internal_error(number, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number), "st/part_000000.bin.tmp")
+
+    monkeypatch.setattr("lvmmed.data.prepare.prepare", refuse)
+    assert run_command(["prepare", ".", "--out", "x"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("lvmmed: st/part_000000.bin.tmp: cannot be read or written (")
+    assert os.strerror(number) in said
+    assert said.count("\n") == 1

@@ -1,5 +1,6 @@
 """The command line: thin; every command calls one function and prints what it returned."""
 
+import errno
 import shlex
 import sys
 from itertools import pairwise
@@ -26,6 +27,9 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(no_args_is_help=True, help="Named, complete configurations of a run.")
 app.add_typer(recipes_app, name="recipes")
+
+OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+"""Errors of disks and permissions: the user's to mend, wherever they come up."""
 
 GOES_ON = {
     "prepare": "the same command",
@@ -354,13 +358,19 @@ def run_command(arguments: list[str]) -> int:
         return _fail(str(error), exit_code=2)
     except (typer.Abort, KeyboardInterrupt):
         again = GOES_ON.get(" ".join(words[:1]))
-        if again is not None and "pretrain" in words[:1] and not _has_run(words):
+        if words[:1] == ["pretrain"] and not _has_run(words):
             again = None
         text = f"interrupted; {again} goes on" if again else "interrupted"
         return _fail(text, exit_code=INTERRUPTED)
     except Exception as error:
         if is_debug:
             raise
+        if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
+            text = (
+                f"{error.filename or 'a file'}: cannot be read or written ({error.strerror}); see "
+                "to the disk or the permissions, then run it again"
+            )
+            return _fail(text, exit_code=2)
         again = shlex.join(["lvmmed", "--debug", *words])
         text = f"internal error, please report it: {type(error).__name__}: {error}; see {again}"
         return _fail(text, exit_code=1)
