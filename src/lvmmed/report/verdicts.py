@@ -24,11 +24,14 @@ from lvmmed.report.scores import (
 from lvmmed.report.training import chance_accuracy, final_figures
 from lvmmed.types import InputError
 
-MAIN_METHOD = "lvm-med"
-"""Recipe whose figures are also set against SimCLR."""
+MAIN_METHODS = ("lvm-med", "lvm-med-regions")
+"""Recipes whose figures are also set against SimCLR."""
 
 OTHER_METHOD = "simclr"
 """Recipe that LVM-Med is set against."""
+
+ONE_RUN = "One side was trained once, so that another seed may turn this round."
+"""What is said of a difference whose spread over training runs is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,7 +186,7 @@ def _is_compared(first: Group, second: Group) -> bool:
         return False
     if second_name == RANDOM_LABEL:
         return first_name != RANDOM_LABEL
-    return first_name == MAIN_METHOD and second_name == OTHER_METHOD
+    return first_name in MAIN_METHODS and second_name == OTHER_METHOD
 
 
 def sentences(
@@ -246,7 +249,7 @@ def _pair_sentence(label: str, against: str, own: Sequence[Verdict]) -> str:
     return (
         f"{label} against {against}, by {metrics}: {enumerated(parts)} of {len(own)} comparisons "
         f"({points(values[0])} to {points(values[-1])} points; not adjusted for the number of "
-        "comparisons)."
+        f"comparisons).{_one_run(own)}"
     )
 
 
@@ -264,8 +267,17 @@ def _single_sentence(verdict: Verdict) -> str:
     return (
         f"{verdict.label} reaches {100 * verdict.score.mean:.1f} % "
         f"{metric_title(verdict.metric).lower()} on {where}: {100 * abs(gap.value):.1f} points "
-        f"{side} {verdict.against}, {reach}."
+        f"{side} {verdict.against}, {reach}.{_one_run([verdict])}"
     )
+
+
+def _one_run(own: Sequence[Verdict]) -> str:
+    """Warn where something is called clear by test cases alone."""
+    is_by_cases = any(
+        verdict.difference.verdict != "not clear" and verdict.difference.over_repeats is None
+        for verdict in own
+    )
+    return f" {ONE_RUN}" if is_by_cases else ""
 
 
 def _judged_sentence(sets: Sequence[DataSet]) -> tuple[str, ...]:
