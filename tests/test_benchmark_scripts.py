@@ -24,6 +24,12 @@ OURS = "regions 1, no local"
 TUNED = ["2026-11-30-*-tuned-[0-9]*"]
 IMAGENET = ["2026-11-30-*-imagenet-tuned*"]
 IMAGENET_SAME = ["2026-11-29-learning-trials-imagenet.*"]
+PLACES = ["2026-11-30-*-region-places*", "2026-11-30-*-tuned-3e-3*", "2026-11-30-slice-*-tuned-*"]
+BRAIN = ["2026-11-30-*-brain-3e-3*"]
+BRAIN_IMAGENET = [
+    "2026-11-30-learning-trials-brain-imagenet-3e-4.*",
+    "2026-11-30-slice-retrieval-brain-imagenet-*",
+]
 LONG = ["2026-11-30-learning-trials-1000-steps-*", "2026-11-30-*-1000-steps-rates-*"]
 
 
@@ -197,7 +203,8 @@ def paired_differences(learning_score, patterns, ours, other, column):
     rows = learning_score.read_rows([path for path in files if path.suffix == ".jsonl"])
     learning_score.add_slices(rows, [path for path in files if path.suffix == ".json"])
     value_of, places = learning_score.value_of, learning_score.COLUMNS[column]
-    a, b = rows[ours], rows[other]
+    work = ours.removeprefix(OURS)  # where others were run as well, it is with these
+    a, b = rows[ours], rows.get(other + work) or rows[other]
     return [value_of(a[seed], places) - value_of(b[seed], places) for seed in set(a) & set(b)]
 
 
@@ -210,9 +217,12 @@ AIMS = {
 RUNS = {
     "from scratch, 300 steps, each": (TUNED, f"{OURS} (wk-f1e-2)"),
     "the same, all at 3e-3": (TUNED, f"{OURS} (wk-f3e-3)"),
+    "all at 3e-3, regions where they lie": (PLACES, f"{OURS} (wk-pc3e-3)"),
     "1000 steps, all at 3e-3": (LONG, f"{OURS} (wk-k3e-3)"),
     "from ImageNet, 150 steps, each": (IMAGENET, OURS),
     "the same, all at 3e-4": (IMAGENET_SAME, OURS),
+    "brain MRI alone, 300 steps": (BRAIN, OURS),
+    "brain MRI alone from ImageNet": (BRAIN_IMAGENET, OURS),
 }
 """Beginning of a heading of the table of aims: where its rows are, and the name of ours."""
 
