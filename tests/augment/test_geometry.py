@@ -275,3 +275,11 @@ def test_crops_can_be_sliced_and_moved():
     assert crops[torch.tensor([2, 0])].box[:, 2].tolist() == [3, 1]
     assert crops[torch.tensor([2, 0])].flipped.tolist() == [True, True]
     assert crops.to("meta").box.device.type == "meta"
+
+
+def test_every_place_that_a_crop_fits_in_comes_equally_often(generator):
+    # a third of 3 x 1 pixels is one pixel, at 0, 1 or 2; four standard errors of 1/3 are 0.035
+    box = draw([(3, 1), (1, 3)] * 3000, generator, scale=(1 / 3, 1 / 3), ratio=(1.0, 1.0)).box
+    for places in (box[0::2, 1], box[1::2, 0]):
+        share = torch.bincount(places.long(), minlength=3) / 3000
+        assert (share - 1 / 3).abs().max() < 0.035

@@ -221,3 +221,27 @@ def test_impossible_sizes_are_refused_with_the_remedy(arguments, message):
 def test_negative_steps_are_refused():
     with pytest.raises(ValueError, match="step: got -1"):
         BatchSampler(10, batch_size=2, seed=0).batch(-1)
+
+
+def test_groups_of_equal_size_are_shuffled_apart():
+    sampler = BatchSampler(80, batch_size=80, seed=0, groups=["a"] * 40 + ["b"] * 40)
+    batch = sampler.batch(0)
+    assert batch[batch < 40].tolist() != (batch[batch >= 40] - 40).tolist()
+
+
+@pytest.mark.parametrize("sizes", [(70, 300), (61, 100), (95, 75)])
+def test_a_group_of_three_shares_repeats_no_image_where_its_epochs_meet(sizes):
+    groups = ["a"] * sizes[0] + ["b"] * sizes[1]
+    sampler = BatchSampler(sum(sizes), batch_size=40, seed=0, groups=groups)
+    for step in range(60):
+        assert len(set(sampler.batch(step).tolist())) == 40
+
+
+def test_who_shares_a_block_differs_between_epochs():
+    sampler = BatchSampler(32, batch_size=32, seed=0, blocks=["a"] * 16 + ["b"] * 16, block_size=4)
+    first, second = (
+        {frozenset(block) for block in sampler.batch(step).reshape(-1, 4).tolist()}
+        for step in (0, 1)
+    )
+    assert len(first) == len(second) == 8
+    assert first != second

@@ -148,3 +148,22 @@ def test_lars_resumes_from_its_state():
     resumed.load_state_dict(optimizer.state_dict())
     run(second, resumed, 2)
     assert torch.equal(straight, second)
+
+
+def test_cosine_falls_over_what_the_warm_up_leaves():
+    # 2 steps of warm-up to 8, then 4 * (1 + cos(0, 60, 120 degrees))
+    config = TrainConfig(steps=5, learning_rate=8.0, warmup_frac=0.4, schedule="cosine")
+    rates = [learning_rate_at(step, num_steps=5, config=config) for step in range(5)]
+    assert rates == pytest.approx([4, 8, 8, 6, 2])
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_a_second_step_carries_nine_tenths_of_the_first(name):
+    # a vector has plain SGD steps: 0.1, then 0.1 + 0.9 x 0.1
+    module = torch.nn.Module()
+    module.bias = torch.nn.Parameter(torch.zeros(1))
+    optimizer = build_optimizer(module, TrainConfig(steps=2, optimizer=name, learning_rate=0.1))
+    for expected in (-0.1, -0.29):
+        module.bias.grad = torch.ones(1)
+        optimizer.step()
+        assert module.bias.item() == pytest.approx(expected)

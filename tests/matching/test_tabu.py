@@ -129,3 +129,18 @@ def test_no_iterations_return_the_starts(generator):
     tenures = torch.rand(0, 2, 2)
     found = tabu_search(DenseTerms(problem), problem.vertex_affinity, starts, tenures, mask=None)
     assert torch.equal(found, starts)
+
+
+def test_real_nodes_keep_off_labels_of_padded_ones_that_cost_nothing(generator):
+    """A padded label would spare a real node its loss: all affinities are negative."""
+    vertex = -1.0 - torch.rand(1, 5, 5, generator=generator)
+    mask = torch.tensor([[True, True, True, False, False]])
+    vertex = vertex.masked_fill(~(mask.unsqueeze(1) & mask.unsqueeze(2)), 0.0)
+    problem = Problem.of_nodes(vertex, mask=mask)
+    starts = torch.arange(5).expand(1, 2, 5)
+    tenures = torch.rand(8, 2, 2, generator=generator)
+    found = tabu_search(DenseTerms(problem), vertex, starts, tenures, mask=mask)
+    best = max(
+        itertools.permutations(range(3)), key=lambda p: sum(vertex[0, i, p[i]] for i in range(3))
+    )
+    assert found.tolist() == [[[*best, 3, 4]] * 2]

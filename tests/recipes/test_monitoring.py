@@ -131,3 +131,14 @@ def test_measurements_fall_on_logged_steps_about_twenty_times():
     assert monitor_interval(20, log_every=10) == 10
     assert monitor_interval(200, log_every=1) == 10
     assert monitor_interval(40_000, log_every=10) == 2000
+
+
+def test_the_fixed_views_of_the_monitor_are_unlike_each_other():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (40, 36), dtype=np.uint8) for _ in range(6)]
+    backbone = build_backbone("resnet10t", size_px=32)
+    monitor = Monitor(pad_images(images), backbone, ViewsConfig(size=32))
+    assert len(monitor.views) == 4
+    for place, view in enumerate(monitor.views):
+        assert all(not torch.equal(view, other) for other in monitor.views[place + 1 :])
+    assert monitor.measure(backbone)["alignment"] > 0
