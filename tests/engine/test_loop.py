@@ -184,3 +184,11 @@ def test_streams_depend_on_seed_step_and_name_only():
     assert draw(0, 1, "views") == draw(0, 1, "views")
     keys = [(0, 1, "views"), (1, 1, "views"), (0, 2, "views"), (0, 1, "method"), (0, 11, "views")]
     assert len({tuple(draw(*key)) for key in keys}) == len(keys)
+
+
+def test_streams_of_seeds_and_steps_written_alike_are_apart():
+    def draw(*key):
+        return torch.rand(4, generator=step_generator(*key)).tolist()
+
+    keys = [(1, 11, "views"), (11, 1, "views"), (0, 111, "views"), (111, 0, "views")]
+    assert len({tuple(draw(*key)) for key in keys}) == len(keys)

@@ -115,3 +115,9 @@ def test_cliques_are_the_largest_sets_without_a_difference(seed):
 def test_fewer_than_two_methods_or_no_block_is_refused(shape):
     with pytest.raises(ValueError, match="need at least 1 of 2"):
         rank_methods(np.ones(shape), ["a"] * shape[1])
+
+
+def test_scores_that_differ_by_rounding_share_their_rank():
+    scores = np.array([[0.1 + 0.2, 0.3, 0.2]])
+    assert scores[0, 0] != scores[0, 1]
+    np.testing.assert_array_equal(block_ranks(scores), [[1.5, 1.5, 3]])

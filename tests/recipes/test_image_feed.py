@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from reference.medical_files import write_dicom
 from reference.tiny_store import write_tiny_store
 
@@ -162,3 +163,19 @@ def test_batches_that_cannot_be_are_refused(store, monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(InputError, match=r"got 12, need a multiple of 8 \(2 processes x"):
         sampler_of(store, batch_size=12)
+
+
+def test_sizes_are_those_of_the_images_of_a_step(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    values = np.random.default_rng(0)
+    for number in range(12):
+        pixels = values.integers(0, 256, (20 + number, 40 - number), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number:02d}.png")
+    prepare([str(tmp_path / "pictures")], tmp_path / "store", size=64)
+    store, rows = Store.open(tmp_path / "store"), np.arange(4, 12)
+    sampler = make_sampler(store, rows, data=DataConfig(), batch_size=4, graph_size=4, seed=0)
+    with ImageFeed(store, rows, sampler) as feed:
+        for step in range(2):
+            draw = feed.get(step, num_steps=2)
+            assert torch.equal(draw.sizes[draw.own], draw.batch.sizes)
+            assert len({tuple(size) for size in draw.sizes.tolist()}) == 4

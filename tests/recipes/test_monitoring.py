@@ -142,3 +142,8 @@ def test_the_fixed_views_of_the_monitor_are_unlike_each_other():
     for place, view in enumerate(monitor.views):
         assert all(not torch.equal(view, other) for other in monitor.views[place + 1 :])
     assert monitor.measure(backbone)["alignment"] > 0
+
+
+def test_ten_times_as_many_images_as_are_watched_are_enough_to_keep_them_out():
+    assert choose_held_out([str(i) for i in range(1280)]).is_held_out
+    assert not choose_held_out([str(i) for i in range(1279)]).is_held_out
