@@ -10,6 +10,7 @@ import torch
 from lvmmed.matching.graph import Problem, knn_graph
 from lvmmed.ssl.noise_free import (
     affinity_std,
+    affinity_std_of_graphs,
     mean_objective,
     sampled_solver_gap,
     solve_noise_free,
@@ -205,3 +206,15 @@ def test_the_gap_survives_affinities_that_are_not_finite():
     problem.vertex_affinity[0, 1, 2] = float("nan")
     problem.edge_affinity[1, 0, 0] = float("inf")
     assert sampled_solver_gap(problem, torch.arange(5).expand(2, -1)) >= 0
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_the_spread_of_each_graph_is_that_of_its_real_pairs(generator, is_masked):
+    affinity = torch.randn(2, 4, 4, generator=generator)
+    mask = torch.tensor([[True] * 4, [True] * 3 + [False]]) if is_masked else None
+    found = affinity_std_of_graphs(Problem.of_nodes(affinity, mask=mask))
+    sizes = (4, 3) if is_masked else (4, 4)
+    expected = [
+        float(one[:n, :n].std(correction=0)) for one, n in zip(affinity, sizes, strict=True)
+    ]
+    assert found.tolist() == pytest.approx(expected)
