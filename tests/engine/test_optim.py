@@ -167,3 +167,22 @@ def test_a_second_step_carries_nine_tenths_of_the_first(name):
         module.bias.grad = torch.ones(1)
         optimizer.step()
         assert module.bias.item() == pytest.approx(expected)
+
+
+def test_lars_takes_plain_steps_on_biases():
+    module = torch.nn.Module()
+    module.bias = torch.nn.Parameter(torch.ones(1))
+    optimizer = build_optimizer(module, TrainConfig(steps=1, optimizer="lars", learning_rate=0.1))
+    module.bias.grad = torch.ones(1)
+    optimizer.step()
+    assert module.bias.item() == pytest.approx(0.9)
+
+
+def test_a_lars_step_has_the_decay_in_it_by_hand():
+    # w = (3, 4): |w| = 5. g + 0.5 w = (4.5, -2) + (1.5, 2) = (6, 0): step 1e-3 * 5 / 6 * 6 * lr 100
+    weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
+    groups = [{"params": [weight], "weight_decay": 0.5, "adapts": True}]
+    optimizer = Lars(groups, lr=100.0)
+    weight.grad = torch.tensor([[4.5, -2.0]])
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([[2.5, 4.0]]))

@@ -205,3 +205,10 @@ def test_half_of_the_resamples_are_enough_for_an_interval():
     low, high = percentile_interval(np.array([0.5, 0.7, np.nan, np.nan]), level=1.0)
     assert (low, high) == (0.5, 0.7)
     assert math.isnan(percentile_interval(np.array([0.5, np.nan, np.nan]))[0])
+
+
+def test_a_lower_level_gives_the_narrower_interval_of_the_normal_law():
+    # 400 cases, half right: standard error 0.025; half of a normal law lies within 0.674 errors
+    scorer = _share(np.repeat([1.0, 0.0], [200, 200]))
+    found = bootstrap_interval(scorer, _names(400), generator=_rng(), level=0.5)["accuracy"]
+    assert _width(found) == pytest.approx(2 * 0.674 * 0.025, rel=0.1)

@@ -79,3 +79,10 @@ def test_gather_nodes_looks_up_neighbours():
     values = torch.tensor([[[10.0], [20.0], [30.0]]])
     neighbors = torch.tensor([[[2], [0], [-1]]])
     assert gather_nodes(values, neighbors).flatten().tolist() == [30.0, 10.0, 10.0]
+
+
+def test_equal_distances_far_from_the_origin_are_told_equal():
+    # differences are exact; squares of 1e4 are beyond what single precision tells apart
+    nodes = 1e4 + torch.tensor([[[0.0], [1.0], [2.0], [0.0], [0.0]]])
+    assert knn_graph(nodes, 4)[0, 1].tolist() == [0, 2, 3, 4]
+    assert knn_graph(nodes, 2)[0, 4].tolist() == [0, 3]

@@ -7,6 +7,7 @@ from reference.fake_gpu import NoCopies
 from reference.matching_instances import instances
 from reference.matching_pygmtools import pygmtools_matrix
 from reference.matching_relabelling import relabelled
+from scipy.optimize import linear_sum_assignment
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from lvmmed.matching.checks import check_permutation
@@ -417,3 +418,30 @@ def test_more_slots_than_other_nodes_are_fine_when_they_are_empty():
     )
     # two nodes and both edges are kept: 1 + 1 + 1 + 1 by hand
     assert found.objective.tolist() == [4.0]
+
+
+def test_a_search_leaves_the_choice_of_deterministic_algorithms_as_it_was():
+    was_on = torch.are_deterministic_algorithms_enabled()
+    try:
+        for setting in ((True, True), (True, False), (False, False)):
+            torch.use_deterministic_algorithms(setting[0], warn_only=setting[1])
+            solve(*instances(1, 5, k=2), restarts=1, iterations=1)
+            found = (
+                torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled(),
+            )
+            assert found == setting
+    finally:
+        torch.use_deterministic_algorithms(was_on)
+
+
+@pytest.mark.parametrize("empty", [2, 3])
+def test_edges_in_one_view_alone_leave_a_linear_assignment(generator, empty):
+    _, *parts = instances(5, 30, k=3)
+    vertex = torch.randn(5, 30, 30, generator=generator, dtype=torch.float64)
+    problem = [vertex, *parts]
+    problem[empty] = torch.full_like(problem[empty], -1)
+    found = solve(*problem, restarts=1, iterations=0).permutation
+    for graph in range(5):
+        best = linear_sum_assignment(vertex[graph].numpy(), maximize=True)[1]
+        assert found[graph].tolist() == best.tolist()

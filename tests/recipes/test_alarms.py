@@ -264,3 +264,19 @@ def test_agreement_is_judged_after_the_warm_up_as_teachers_start_as_copies():
     )
     assert alarms([{"step": 0, **ALIKE}], run) == {}
     assert set(alarms([{"step": 0, **ALIKE}, {"step": 1, **ALIKE}], run)) == {"agreement"}
+
+
+def test_edges_that_spoilt_in_the_first_half_only_are_not_told():
+    advice = METHODS["lvm-med"].advice
+    run = WatchedRun(
+        width=400, batch_size=64, num_steps=20, num_warmup=1, graph_size=16, advice=advice
+    )
+
+    def told(num_bad):
+        bad = {"matching_accuracy": 0.5, "matching_accuracy_first_order": 0.9}
+        good = {"matching_accuracy": 0.5, "matching_accuracy_first_order": 0.5}
+        rows = [{"step": s, **(bad if s < num_bad else good)} for s in range(15)]
+        return set(alarms(rows, run))
+
+    assert told(10) == set()  # the half is step 10
+    assert told(15) == {"edges"}

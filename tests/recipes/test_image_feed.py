@@ -179,3 +179,30 @@ def test_sizes_are_those_of_the_images_of_a_step(tmp_path):
             draw = feed.get(step, num_steps=2)
             assert torch.equal(draw.sizes[draw.own], draw.batch.sizes)
             assert len({tuple(size) for size in draw.sizes.tolist()}) == 4
+
+
+def test_batches_of_whole_volumes_are_the_same_under_every_salt(tmp_path, monkeypatch):
+    values = np.random.default_rng(0)
+    (tmp_path / "mr").mkdir()
+    for number in range(24):
+        pixels = values.integers(0, 2000, (32, 32)).astype(np.uint16)
+        header = {
+            "PatientID": f"MRN-{number // 4}",
+            "SeriesInstanceUID": f"1.2.{number // 4}",
+            "Modality": "MR",
+        }
+        write_dicom(tmp_path / "mr" / f"{number:02d}.dcm", pixels, **header)
+    batches = []
+    for salt in ("first salt", "second salt"):
+        monkeypatch.setenv("LVMMED_SALT", salt)
+        prepare([str(tmp_path / "mr")], tmp_path / salt, size=24)
+        sampler = make_sampler(
+            Store.open(tmp_path / salt),
+            np.arange(24),
+            data=DataConfig(composition="volume"),
+            batch_size=8,
+            graph_size=4,
+            seed=0,
+        )
+        batches.append([sampler.batch(step).tolist() for step in range(3)])
+    assert batches[0] == batches[1]

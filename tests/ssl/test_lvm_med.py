@@ -657,3 +657,15 @@ def test_regions_lie_where_the_encoder_looks(views, monkeypatch):
     _run(method, views, _features(len(views[0])))
     wanted = views[0].region_centers(2, 2, shares=(0.25, 0.9)).flatten(1, 2)
     assert torch.equal(seen[0][0], wanted)
+
+
+@pytest.mark.parametrize("telling", [0, 1])
+def test_what_one_view_alone_shows_decides_who_shares_a_graph(views, telling):
+    """Images of two kinds take turns; in the other view all look alike."""
+    kind = torch.tensor([[1.0, 0, 0, 0, 0, 0], [0, 1.0, 0, 0, 0, 0]])[torch.arange(8) % 2]
+    maps = [torch.ones(8, WIDTH, 2, 2) for _ in range(2)]
+    maps[telling] = maps[telling] + 20.0 * kind.view(8, WIDTH, 1, 1)
+    method = _method(**TINY, grouping="similar")
+    some = [view[slice(0, 8)] for view in views]
+    images = method.matching_of(some, [_as_features(one) for one in maps], step=0).images
+    assert sorted(sorted(row) for row in images.tolist()) == [[0, 2, 4, 6], [1, 3, 5, 7]]
