@@ -67,6 +67,17 @@ def _system_error(error: Exception) -> str | None:
     return None if found is None else found[1]
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file or folder is there; an InputError where the system cannot tell."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a null character
+        return False
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return True
+
+
 def file_sha256(path: Path) -> str:
     """Hash a file's bytes."""
     with path.open("rb") as file:

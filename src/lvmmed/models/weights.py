@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lvmmed.files import file_sha256, write_atomically
+from lvmmed.files import file_sha256, is_there, write_atomically
 from lvmmed.models.backbones import (
     Backbone,
     build_backbone,
@@ -251,17 +251,6 @@ def _refuse_unreadable(
             f"{path}: tensor {key} is {kind}, need real floating-point numbers, stored densely; "
             "save it as float32"
         )
-
-
-def is_there(path: Path) -> bool:
-    """Whether a file or folder is there; an InputError where the system cannot tell."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a null character
-        return False
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return True
 
 
 def _weight_file(source: str) -> Path:

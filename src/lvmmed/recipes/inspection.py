@@ -11,8 +11,8 @@ from lvmmed.data.intensity import parse_policy
 from lvmmed.data.sheet import store_sheet
 from lvmmed.data.store import Store
 from lvmmed.engine.run_folder import RunFolder
-from lvmmed.files import picture_folder, refuse_other_than_png
-from lvmmed.models.weights import is_there, load_encoder
+from lvmmed.files import is_there, picture_folder, refuse_other_than_png
+from lvmmed.models.weights import load_encoder
 from lvmmed.recipes.matching_inspection import draw_matching
 from lvmmed.types import Card, InputError
 

@@ -93,8 +93,7 @@ def choose_held_out(
             num_out += len(members[owner])
     everything = np.arange(num, dtype=np.int64)
     if num < HOLD_OUT_FACTOR * wanted or num_out < MONITOR_MIN or len(kept_out) < 2:
-        shuffled = sorted(range(num), key=lambda index: _hash(f"{owners[index]}/{index}"))
-        watched = np.array(sorted(shuffled[:wanted]), dtype=np.int64)
+        watched = np.array(sorted(_in_turn([range(num)], owners)[:wanted]), dtype=np.int64)
         return HoldOut(train=everything, watched=watched, is_held_out=False)
     watched = np.array(sorted(_in_turn(kept_out, owners)[:wanted]), dtype=np.int64)
     left_out = {index for indices in kept_out for index in indices}
